@@ -1,1 +1,188 @@
-//! Placeholder.
+//! Owns the safe face of what libtorch has and tch does not bind (fused AdamW, foreach norms, generator
+//! state, the determinism switch); it must not hold model or training logic.
+
+#![allow(unsafe_code)] // reason: this crate is the foreign-function boundary; every block says what it relies on
+
+use std::ffi::{CStr, c_char};
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+unsafe extern "C" {
+    fn bessemer_torch_free(text: *mut c_char);
+    fn bessemer_torch_fused_adamw(
+        parameters: *const *mut C_tensor,
+        gradients: *const *mut C_tensor,
+        means: *const *mut C_tensor,
+        squares: *const *mut C_tensor,
+        count: usize,
+        step: i64,
+        rate: f64,
+        beta1: f64,
+        beta2: f64,
+        epsilon: f64,
+        decay: f64,
+    ) -> *mut c_char;
+    fn bessemer_torch_global_norm(tensors: *const *mut C_tensor, count: usize, norm: *mut f64) -> *mut c_char;
+    fn bessemer_torch_scale(tensors: *const *mut C_tensor, count: usize, factor: f64) -> *mut c_char;
+    fn bessemer_torch_zero(tensors: *const *mut C_tensor, count: usize) -> *mut c_char;
+    fn bessemer_torch_generator_state(state: *mut *mut C_tensor) -> *mut c_char;
+    fn bessemer_torch_set_generator_state(state: *mut C_tensor) -> *mut c_char;
+    fn bessemer_torch_deterministic(on: bool) -> *mut c_char;
+}
+
+/// What went wrong inside libtorch, in its own words.
+#[derive(Debug, thiserror::Error)]
+#[error("libtorch: {0}")]
+pub struct Error(String);
+
+impl Error {
+    /// Stable word for reports.
+    pub fn category(&self) -> &'static str {
+        "LibtorchError"
+    }
+}
+
+/// Takes over a message that a shim function returned.
+fn check(text: *mut c_char) -> Result<(), Error> {
+    if text.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-null result is a NUL-terminated string allocated by the shim and owned by us.
+    let message = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+    // SAFETY: released once, by the allocator that made it.
+    unsafe { bessemer_torch_free(text) };
+    Err(Error(message))
+}
+
+fn handles(tensors: &[Tensor]) -> Vec<*mut C_tensor> {
+    tensors.iter().map(|tensor| tensor.as_ptr().cast_mut()).collect()
+}
+
+/// Hyperparameters of one AdamW update.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW {
+    /// Learning rate of this update.
+    pub rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    pub decay: f64,
+}
+
+/// Updates `parameters`, `means` and `squares` in place by AdamW (Loshchilov and Hutter 2019), all tensors in
+/// one call. `step` counts updates from 1. The four slices have equal lengths and shapes.
+///
+/// # Errors
+/// What libtorch refuses: unequal lengths, shapes or kinds.
+pub fn fused_adamw(
+    parameters: &[Tensor],
+    gradients: &[Tensor],
+    means: &[Tensor],
+    squares: &[Tensor],
+    step: i64,
+    options: AdamW,
+) -> Result<(), Error> {
+    let count = parameters.len();
+    if gradients.len() != count || means.len() != count || squares.len() != count {
+        return Err(Error(format!(
+            "fused AdamW got {count} parameters, {} gradients, {} means and {} squares",
+            gradients.len(),
+            means.len(),
+            squares.len()
+        )));
+    }
+    if count == 0 {
+        return Ok(());
+    }
+    // SAFETY: all handles stay alive for the call (borrowed slices) and the counts are equal.
+    check(unsafe {
+        bessemer_torch_fused_adamw(
+            handles(parameters).as_ptr(),
+            handles(gradients).as_ptr(),
+            handles(means).as_ptr(),
+            handles(squares).as_ptr(),
+            count,
+            step,
+            options.rate,
+            options.beta1,
+            options.beta2,
+            options.epsilon,
+            options.decay,
+        )
+    })
+}
+
+/// The 2-norm over all elements of all tensors; 0 for none.
+///
+/// # Errors
+/// What libtorch refuses.
+pub fn global_norm(tensors: &[Tensor]) -> Result<f64, Error> {
+    let mut norm = 0.0;
+    if !tensors.is_empty() {
+        // SAFETY: the handles stay alive for the call, `norm` is a valid place to write.
+        check(unsafe { bessemer_torch_global_norm(handles(tensors).as_ptr(), tensors.len(), &raw mut norm) })?;
+    }
+    Ok(norm)
+}
+
+/// Multiplies every tensor by `factor` in place.
+///
+/// # Errors
+/// What libtorch refuses.
+pub fn scale(tensors: &[Tensor], factor: f64) -> Result<(), Error> {
+    if tensors.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: the handles stay alive for the call.
+    check(unsafe { bessemer_torch_scale(handles(tensors).as_ptr(), tensors.len(), factor) })
+}
+
+/// Zeroes every tensor in place.
+///
+/// # Errors
+/// What libtorch refuses.
+pub fn zero(tensors: &[Tensor]) -> Result<(), Error> {
+    if tensors.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: the handles stay alive for the call.
+    check(unsafe { bessemer_torch_zero(handles(tensors).as_ptr(), tensors.len()) })
+}
+
+/// State of the CPU random generator, a tensor of bytes.
+///
+/// # Errors
+/// What libtorch refuses.
+pub fn generator_state() -> Result<Tensor, Error> {
+    let mut state: *mut C_tensor = std::ptr::null_mut();
+    // SAFETY: `state` is a valid place to write.
+    check(unsafe { bessemer_torch_generator_state(&raw mut state) })?;
+    // SAFETY: on success the shim gave us a new tensor that nobody else owns.
+    Ok(unsafe { Tensor::from_ptr(state) })
+}
+
+/// Puts the CPU random generator into a state that [`generator_state`] returned.
+///
+/// # Errors
+/// A tensor that is no such state.
+pub fn set_generator_state(state: &Tensor) -> Result<(), Error> {
+    // SAFETY: the handle stays alive for the call.
+    check(unsafe { bessemer_torch_set_generator_state(state.as_ptr().cast_mut()) })
+}
+
+/// Refuses (true) or allows operations without a deterministic implementation, in the whole process.
+///
+/// # Errors
+/// What libtorch refuses.
+pub fn deterministic(on: bool) -> Result<(), Error> {
+    // SAFETY: no pointers are passed.
+    check(unsafe { bessemer_torch_deterministic(on) })
+}
+
+#[cfg(test)]
+mod tests;

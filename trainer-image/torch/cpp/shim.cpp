@@ -1,0 +1,118 @@
+// Owns the C entry points for what libtorch has and tch does not bind: fused AdamW, foreach norms,
+// generator state, the determinism switch. No entry point lets an exception cross into Rust: each
+// returns nullptr on success, else a message that the caller releases with bessemer_torch_free.
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <c10/core/GradMode.h>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+using Handle = at::Tensor*;
+
+char* message(const char* text) {
+  char* copy = static_cast<char*>(std::malloc(std::strlen(text) + 1));
+  if (copy != nullptr) std::strcpy(copy, text);
+  return copy;
+}
+
+template <typename Body>
+char* guarded(Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const c10::Error& error) {
+    return message(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return message(error.what());
+  } catch (...) {
+    return message("unknown C++ exception");
+  }
+}
+
+std::vector<at::Tensor> list(const Handle* handles, size_t count) {
+  std::vector<at::Tensor> tensors;
+  tensors.reserve(count);
+  for (size_t i = 0; i < count; ++i) tensors.push_back(*handles[i]);
+  return tensors;
+}
+
+}  // namespace
+
+extern "C" {
+
+void bessemer_torch_free(char* text) { std::free(text); }
+
+// One AdamW update of `count` tensors in place. `step` is the number of this update, from 1.
+char* bessemer_torch_fused_adamw(const Handle* parameters, const Handle* gradients, const Handle* means,
+                                 const Handle* squares, size_t count, int64_t step, double rate,
+                                 double beta1, double beta2, double epsilon, double decay) {
+  return guarded([&] {
+    c10::NoGradGuard no_grad;
+    auto values = list(parameters, count);
+    auto first = list(means, count);
+    auto second = list(squares, count);
+    std::vector<at::Tensor> steps;
+    steps.reserve(count);
+    for (const auto& value : values) {
+      steps.push_back(at::full({}, static_cast<double>(step), value.options().dtype(at::kFloat)));
+    }
+    at::_fused_adamw_(values, list(gradients, count), first, second, {}, steps, rate, beta1, beta2, decay,
+                      epsilon, /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+// The 2-norm over all tensors together.
+char* bessemer_torch_global_norm(const Handle* tensors, size_t count, double* norm) {
+  return guarded([&] {
+    c10::NoGradGuard no_grad;
+    auto norms = at::_foreach_norm(list(tensors, count), 2);
+    *norm = at::linalg_vector_norm(at::stack(norms).to(at::kDouble), 2).item<double>();
+  });
+}
+
+// Multiplies every tensor in place.
+char* bessemer_torch_scale(const Handle* tensors, size_t count, double factor) {
+  return guarded([&] {
+    c10::NoGradGuard no_grad;
+    auto values = list(tensors, count);
+    at::_foreach_mul_(values, factor);
+  });
+}
+
+// Zeroes every tensor in place.
+char* bessemer_torch_zero(const Handle* tensors, size_t count) {
+  return guarded([&] {
+    c10::NoGradGuard no_grad;
+    auto values = list(tensors, count);
+    at::_foreach_zero_(values);
+  });
+}
+
+// State of the CPU generator as a new tensor of bytes.
+char* bessemer_torch_generator_state(Handle* state) {
+  return guarded([&] {
+    auto generator = at::detail::getDefaultCPUGenerator();
+    std::lock_guard<std::mutex> lock(generator.mutex());
+    *state = new at::Tensor(generator.get_state());
+  });
+}
+
+// Sets the state of the CPU generator.
+char* bessemer_torch_set_generator_state(Handle state) {
+  return guarded([&] {
+    auto generator = at::detail::getDefaultCPUGenerator();
+    std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_state(*state);
+  });
+}
+
+// Refuses (true) or allows operations that have no deterministic implementation.
+char* bessemer_torch_deterministic(bool on) {
+  return guarded([&] { at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false); });
+}
+
+}  // extern "C"
