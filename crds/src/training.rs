@@ -118,7 +118,6 @@ pub enum PrecisionName {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.tokens), has(self.steps), has(self.epochs)].filter(x, x).size() <= 1").message("give at most one of tokens, steps and epochs"))]
-#[x_kube(validation = Rule::new("!has(self.warmupSteps) || !has(self.steps) || type(self.steps) != int || self.warmupSteps <= self.steps").message("warmupSteps must not exceed steps"))]
 pub struct Training {
     /// Tokens to train on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
