@@ -173,7 +173,7 @@ pub struct ParentRef {
 /// How traffic moves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.steps) || self.steps.all(i, s, i == 0 || self.steps[i - 1].percent < s.percent)").message("the percents of steps must rise"))]
+#[x_kube(validation = Rule::new("!has(self.steps) || (self.steps.map(s, s.percent).isSorted() && self.steps.all(s, self.steps.filter(t, t.percent == s.percent).size() == 1))").message("the percents of steps must rise"))]
 pub struct Rollout {
     /// Canary steps; all at once when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
