@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::peer::{Edge, Key, Peer, Reference};
 use crate::plan::Plan;
 use crate::query::Facts;
-use crate::reason::Invalid;
+use crate::reason::Halt;
 use crate::settings::Settings;
 
 /// Read access to the runtime's caches. Implementations answer from memory; they never wait.
@@ -34,7 +34,7 @@ pub struct Children {
     pub jobs: Vec<Job>,
     /// Pods. Read: metadata, status.
     pub pods: Vec<Pod>,
-    /// ConfigMaps. Read: metadata, and data of routers' ones.
+    /// ConfigMaps. Read: metadata, data.
     pub config_maps: Vec<ConfigMap>,
     /// Services. Read: metadata, spec.clusterIP.
     pub services: Vec<Service>,
@@ -80,8 +80,9 @@ pub trait Kind:
     /// References and defaults into a typed desired state.
     ///
     /// # Errors
-    /// [`Invalid`] with the dominant reason, when the object has to wait or to be changed.
-    fn resolve(observed: &Observed<Self>, settings: &Settings) -> Result<Self::Resolved, Invalid>;
+    /// [`Halt::Invalid`] with the dominant reason when the object has to wait or to be changed, [`Halt::Ask`] when a
+    /// fact is missing.
+    fn resolve(observed: &Observed<Self>, settings: &Settings) -> Result<Self::Resolved, Halt>;
 
     /// The decision: pure, total, the same bytes for the same input.
     fn plan(observed: &Observed<Self>, settings: &Settings) -> Plan;

@@ -20,6 +20,12 @@ pub const ATTEMPT: &str = "bessemer.dev/attempt";
 pub const GENERATION: &str = "bessemer.dev/generation";
 /// Annotation: version of the template a child was rendered with.
 pub const TEMPLATE: &str = "bessemer.dev/template-version";
+/// Annotation: hash of the pod template.
+pub const TEMPLATE_HASH: &str = "bessemer.dev/template-hash";
+/// Annotation: seconds of work lost before an attempt.
+pub const LOST: &str = "bessemer.dev/lost-seconds";
+/// Annotation: restartNonce of the run.
+pub const NONCE: &str = "bessemer.dev/restart-nonce";
 /// Annotation: hash of what we last applied; equal means nothing to do.
 pub const APPLIED: &str = "bessemer.dev/applied";
 /// Annotation of a revision: why it was rejected, `Reason: sentence`.

@@ -18,5 +18,5 @@ pub use kind::{CHILD_KINDS, Children, Kind, Observed, World, observe};
 pub use peer::{Edge, Key, Peer, Reference, Standing};
 pub use plan::{Event, Plan};
 pub use query::{Answer, Artefact, Checkpoint, Completion, Facts, Query, Received};
-pub use reason::{Invalid, Reason};
+pub use reason::{Halt, Invalid, Reason};
 pub use settings::Settings;

@@ -91,6 +91,10 @@ pub struct Peer {
     pub results: Vec<MetricResult>,
     /// What it is for (Dataset), PascalCase.
     pub purpose: Option<String>,
+    /// Training tokens (Dataset).
+    pub tokens: Option<u64>,
+    /// Longest sequence in tokens (PretrainJob).
+    pub context_length: Option<u32>,
     /// Trace of its last run.
     pub trace_id: Option<String>,
     /// Digests it serves or keeps in use beyond `artifact` and `inputs` (Deployment revisions).

@@ -105,6 +105,8 @@ pub struct Checkpoint {
     pub uri: String,
     /// Digest of its manifest.
     pub digest: String,
+    /// When its manifest was written.
+    pub time: Timestamp,
 }
 
 /// Outcome of one completion.

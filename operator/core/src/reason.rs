@@ -4,6 +4,8 @@
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::query::Query;
+
 /// Why an object is in the state it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Reason {
@@ -148,6 +150,17 @@ impl Invalid {
     pub fn category(&self) -> &'static str {
         self.reason.word
     }
+}
+
+/// Why [`crate::Kind::resolve`] did not end in a desired state.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Halt {
+    /// A fact is missing.
+    #[error("facts are missing")]
+    Ask(Vec<Query>),
+    /// There is none.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
 }
 
 #[cfg(test)]

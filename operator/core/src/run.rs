@@ -1,0 +1,114 @@
+//! Owns what the four run-to-completion kinds share: the identity of a run and the seam to their specs. It must
+//! not know any of the specs.
+
+mod attempt;
+mod cleanup;
+mod plan;
+mod render;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use bessemer_api::{CommonStatus, InputDigest, ObjectPolicy, RunPolicy};
+use bessemer_protocol::{IdentityError, Input, RunConfig, Task, run_key};
+use serde_json::Value;
+
+use crate::kind::Kind;
+use crate::label;
+use crate::query::{Artefact, Received};
+use crate::reason::{self, Invalid};
+
+pub use plan::plan;
+pub use render::{CONFIG_FILE, Rendered, render};
+
+/// A kind whose objects run to completion.
+pub trait RunKind: Kind<Resolved = Run> {
+    /// Whether a finished run stays when its inputs change (InputsChanged) instead of opening a new one.
+    const KEEPS_RUN: bool;
+
+    /// The policy blocks of the spec.
+    fn policy(&self) -> (&ObjectPolicy, &RunPolicy);
+
+    /// The common part of the present status.
+    fn common(&self) -> CommonStatus;
+
+    /// The kind's whole status around the new common part.
+    fn status(&self, common: CommonStatus, news: News<'_>) -> Value;
+}
+
+/// What a kind may add to its own status.
+#[derive(Clone, Copy, Debug)]
+pub struct News<'a> {
+    /// The artefact, if the run is complete and its manifest was read in this pass.
+    pub artefact: Option<&'a Artefact>,
+    /// The last progress report of the present run.
+    pub progress: Option<&'a Received>,
+    /// Whether the status describes the same run as before; if not, what the kind keeps per run starts anew.
+    pub same_run: bool,
+}
+
+/// The typed desired state of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// What the worker does.
+    pub task: Task,
+    /// What it reads, in a fixed order.
+    pub inputs: Vec<Input>,
+    /// Pods that work together.
+    pub ranks: i32,
+    /// GPUs of each pod, when the workers block asks for them.
+    pub gpus: i32,
+}
+
+/// Identity of a run of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Content identity: finds the artefact in the store.
+    pub run_key: String,
+    /// Value of restartNonce.
+    pub nonce: Option<String>,
+    /// Eight digits of both, for names and labels.
+    pub short: String,
+}
+
+impl Identity {
+    /// The identity of content `run_key` under `nonce`.
+    pub fn new(run_key: String, nonce: Option<String>) -> Self {
+        let short = label::short_hash(&[&run_key, nonce.as_deref().unwrap_or_default()], 8);
+        Self { run_key, nonce, short }
+    }
+
+    /// The trace of the run: a function of the object and the run, so every part of the system finds it.
+    pub fn trace_id(&self, uid: &str) -> String {
+        label::short_hash(&["trace", uid, &self.short], 32)
+    }
+}
+
+impl Run {
+    /// Content identity.
+    ///
+    /// # Errors
+    /// When a number of the task is not finite.
+    pub fn run_key(&self) -> Result<String, Invalid> {
+        run_key(&self.task, &self.inputs).map_err(|error: IdentityError| {
+            Invalid::terminal(reason::INVALID_SPEC, format!("the spec holds a number that is not finite: {error}"))
+        })
+    }
+
+    /// The run that a rendered configuration describes.
+    pub fn of_config(config: RunConfig, ranks: i32, gpus: i32) -> Self {
+        Self { task: config.task, inputs: config.inputs, ranks, gpus }
+    }
+
+    /// The inputs as status shows them.
+    pub fn input_digests(&self) -> Vec<InputDigest> {
+        self.inputs
+            .iter()
+            .map(|input| InputDigest {
+                kind: input.kind.clone(),
+                name: input.name.clone(),
+                digest: input.digest.clone(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,218 @@
+//! Owns the reading of Jobs and pods: what became of an attempt, and why. It must not decide what follows.
+
+use bessemer_protocol::{ExitCode, Termination};
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
+use kube::ResourceExt;
+
+use crate::label;
+use crate::reason::{self, Reason};
+
+/// What became of an attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Held by `spec.suspend` of the Job; `pods` are still ending.
+    Held {
+        /// Pods that are still there.
+        pods: bool,
+    },
+    /// No pod is running yet, for this reason.
+    Starting(Reason, String),
+    /// A pod is running.
+    Running,
+    /// The Job succeeded.
+    Succeeded,
+    /// The Job failed.
+    Failed(Failure),
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// Reason, if the attempt shows one of its own.
+    pub reason: Reason,
+    /// The worker's own sentence, or what Kubernetes says.
+    pub message: String,
+    /// Whether another attempt would end in the same way.
+    pub terminal: bool,
+    /// Whether it counts against retryLimit.
+    pub counts: bool,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// One Job of a run.
+#[derive(Clone, Debug)]
+pub struct Attempt<'a> {
+    /// The Job.
+    pub job: &'a Job,
+    /// Its number, from 0.
+    pub number: i32,
+    /// Generation it was rendered from.
+    pub generation: i64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// The attempts of the run `short`, oldest first.
+pub fn attempts<'a>(jobs: &'a [Job], pods: &'a [Pod], short: &str) -> Vec<Attempt<'a>> {
+    let mut all: Vec<Attempt<'a>> = jobs
+        .iter()
+        .filter(|job| job.labels().get(label::RUN).is_some_and(|run| run == short))
+        .map(|job| Attempt {
+            job,
+            number: number(job, label::ATTEMPT),
+            generation: number(job, label::GENERATION),
+            outcome: outcome(job, pods),
+        })
+        .collect();
+    all.sort_by_key(|attempt| attempt.number);
+    all
+}
+
+/// A numeric annotation, 0 if it has none.
+pub fn number<T: std::str::FromStr + Default>(object: &impl kube::Resource, annotation: &str) -> T {
+    let annotations = object.meta().annotations.as_ref();
+    annotations.and_then(|all| all.get(annotation)).and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// When the Job was created.
+pub fn created(job: &Job) -> Option<Timestamp> {
+    job.metadata.creation_timestamp.as_ref().map(|time| time.0)
+}
+
+/// When the Job's controller started it.
+pub fn started(job: &Job) -> Option<Timestamp> {
+    job.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0).or_else(|| created(job))
+}
+
+/// When the Job ended.
+pub fn ended(job: &Job) -> Option<Timestamp> {
+    let status = job.status.as_ref()?;
+    let condition = status.conditions.iter().flatten().find(|c| {
+        c.status == "True" && (c.type_ == "Complete" || c.type_ == "Failed")
+    });
+    let of_condition = || condition.and_then(|c| c.last_transition_time.as_ref());
+    status.completion_time.as_ref().or_else(of_condition).map(|time| time.0)
+}
+
+fn outcome(job: &Job, pods: &[Pod]) -> Outcome {
+    let own: Vec<&Pod> = pods.iter().filter(|pod| is_of(pod, job)).collect();
+    let status = job.status.as_ref();
+    let condition = |kind: &str| {
+        status.and_then(|s| s.conditions.as_ref()).into_iter().flatten().find(|c| c.type_ == kind && c.status == "True")
+    };
+    if condition("Complete").is_some() {
+        return Outcome::Succeeded;
+    }
+    if let Some(failed) = condition("Failed") {
+        let at = ended(job).or_else(|| created(job)).unwrap_or_default();
+        let why = failed.reason.clone().unwrap_or_default();
+        let message = failed.message.clone().unwrap_or_default();
+        return Outcome::Failed(failure(&own, &why, &message, at));
+    }
+    if job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true) {
+        let pods = status.and_then(|s| s.active).unwrap_or(0) > 0
+            || own.iter().any(|pod| matches!(phase(pod), "Pending" | "Running"));
+        return Outcome::Held { pods };
+    }
+    if own.iter().any(|pod| phase(pod) == "Running") || own.iter().any(|pod| phase(pod) == "Succeeded") {
+        return Outcome::Running;
+    }
+    let (reason, message) = own.iter().find_map(|pod| hindrance(pod)).unwrap_or_else(|| {
+        (reason::STARTING, if own.is_empty() { "waiting for the pod" } else { "the pod is starting" }.into())
+    });
+    Outcome::Starting(reason, message)
+}
+
+/// Whether `pod` belongs to `job`.
+pub fn is_of(pod: &Pod, job: &Job) -> bool {
+    pod.owner_references().iter().any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+}
+
+/// What keeps a pod from starting.
+pub fn hindrance(pod: &Pod) -> Option<(Reason, String)> {
+    let status = pod.status.as_ref()?;
+    let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled");
+    if let Some(condition) = scheduled.filter(|c| c.status == "False") {
+        return Some((reason::UNSCHEDULABLE, condition.message.clone().unwrap_or_else(|| "no node takes the pod".into())));
+    }
+    for container in status.container_statuses.iter().flatten() {
+        let Some(waiting) = container.state.as_ref().and_then(|state| state.waiting.as_ref()) else { continue };
+        let why = waiting.reason.clone().unwrap_or_default();
+        let message = waiting.message.clone().unwrap_or_else(|| why.clone());
+        match why.as_str() {
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+                return Some((reason::IMAGE_UNAVAILABLE, message));
+            }
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+                return Some((reason::CONTAINER_CONFIG, message));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn failure(pods: &[&Pod], why: &str, message: &str, at: Timestamp) -> Failure {
+    if why == "DeadlineExceeded" {
+        let message = "spec.activeDeadlineSeconds is over".into();
+        return Failure { reason: reason::DEADLINE_EXCEEDED, message, terminal: true, counts: true, at };
+    }
+    let ended: Vec<&ContainerStateTerminated> = pods.iter().filter_map(|pod| terminated(pod)).collect();
+    // A terminal code of any rank decides; the others failed because of it.
+    let decisive = ended
+        .iter()
+        .find(|t| ExitCode::from_code(t.exit_code).is_some_and(ExitCode::is_terminal))
+        .or_else(|| ended.iter().find(|t| t.exit_code != 0));
+    let disrupted = pods.iter().any(|pod| is_disrupted(pod));
+    let Some(decisive) = decisive else {
+        let message = if message.is_empty() { "the pod is gone".to_owned() } else { message.to_owned() };
+        return Failure { reason: reason::RETRIES_EXHAUSTED, message, terminal: false, counts: !disrupted, at };
+    };
+    let code = ExitCode::from_code(decisive.exit_code);
+    let reason = match code {
+        Some(ExitCode::BadConfig) => reason::BAD_CONFIG,
+        Some(ExitCode::BadData) => reason::BAD_DATA,
+        Some(ExitCode::MissingInput) => reason::MISSING_INPUT,
+        Some(ExitCode::Environment) => reason::ENVIRONMENT,
+        _ => reason::RETRIES_EXHAUSTED,
+    };
+    let terminal = code.is_some_and(ExitCode::is_terminal);
+    Failure { reason, message: sentence(decisive), terminal, counts: !disrupted, at }
+}
+
+/// How the worker container of `pod` ended.
+pub fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
+    let mut containers = pod.status.as_ref()?.container_statuses.iter().flatten();
+    containers.find_map(|container| container.state.as_ref()?.terminated.as_ref())
+}
+
+/// The worker's own sentence, or what Kubernetes says of its end.
+pub fn sentence(end: &ContainerStateTerminated) -> String {
+    let text = end.message.clone().unwrap_or_default();
+    if let Some(own) = Termination::parse(&text) {
+        let stop = if own.message.ends_with(['.', '!', '?']) { "" } else { "." };
+        return if own.hint.is_empty() { own.message } else { format!("{}{stop} {}", own.message, own.hint) };
+    }
+    let why = end.reason.clone().unwrap_or_default();
+    if why == "OOMKilled" {
+        return "the worker ran out of memory; raise spec.resources.memory".into();
+    }
+    let last = text.lines().rev().find(|line| !line.trim().is_empty()).map(str::trim).unwrap_or_default();
+    match (end.signal, last) {
+        (Some(signal), "") => format!("the worker was killed by signal {signal}"),
+        (_, "") => format!("the worker ended with exit code {}", end.exit_code),
+        (_, last) => format!("the worker ended with exit code {}: {last}", end.exit_code),
+    }
+}
+
+fn is_disrupted(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "DisruptionTarget" && c.status == "True")
+}
