@@ -59,7 +59,12 @@ pub struct Wanted {
 
 /// The conditions of `verdict`, in a fixed order.
 pub fn wanted(verdict: Verdict, reason: Reason, message: &str) -> Vec<Wanted> {
-    let of = |kind, status| Wanted { kind, status, reason: reason.word, message: message.to_owned() };
+    let of = |kind, status| Wanted {
+        kind,
+        status,
+        reason: reason.word,
+        message: message.to_owned(),
+    };
     match verdict {
         Verdict::InProgress => vec![of(READY, "False"), of(RECONCILING, "True")],
         Verdict::Stalled => vec![of(READY, "False"), of(STALLED, "True")],
@@ -72,13 +77,21 @@ pub fn wanted(verdict: Verdict, reason: Reason, message: &str) -> Vec<Wanted> {
 
 /// Sets conditions: exactly the wanted ones remain, each with the generation it describes; lastTransitionTime moves
 /// only when the status of a type changes.
-pub fn set(old: &[Condition], wanted: Vec<Wanted>, generation: i64, now: Timestamp) -> Vec<Condition> {
+pub fn set(
+    old: &[Condition],
+    wanted: Vec<Wanted>,
+    generation: i64,
+    now: Timestamp,
+) -> Vec<Condition> {
     wanted
         .into_iter()
         .map(|want| {
             let since = find(old, want.kind)
                 .filter(|known| known.status == want.status)
-                .map_or_else(|| Time(whole_seconds(now)), |known| known.last_transition_time.clone());
+                .map_or_else(
+                    || Time(whole_seconds(now)),
+                    |known| known.last_transition_time.clone(),
+                );
             Condition {
                 type_: want.kind.into(),
                 status: want.status.into(),
@@ -102,7 +115,12 @@ pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
 }
 
 /// What the conditions of an object add up to for those that depend on it.
-pub fn standing(conditions: &[Condition], deleting: bool, generation: i64, observed: Option<i64>) -> Standing {
+pub fn standing(
+    conditions: &[Condition],
+    deleting: bool,
+    generation: i64,
+    observed: Option<i64>,
+) -> Standing {
     if deleting {
         Standing::Deleting
     } else if observed != Some(generation) || is_true(conditions, RECONCILING) {
@@ -148,11 +166,29 @@ mod tests {
 
     #[test]
     fn times_move_only_with_the_status_and_what_no_longer_applies_goes() {
-        let first = set(&[], wanted(Verdict::InProgress, reason::STARTING, "a"), 1, at(10));
-        let second = set(&first, wanted(Verdict::InProgress, reason::RUNNING, "b"), 2, at(20));
+        let first = set(
+            &[],
+            wanted(Verdict::InProgress, reason::STARTING, "a"),
+            1,
+            at(10),
+        );
+        let second = set(
+            &first,
+            wanted(Verdict::InProgress, reason::RUNNING, "b"),
+            2,
+            at(20),
+        );
         assert_eq!(second[0].last_transition_time.0, at(10));
-        assert_eq!((second[0].reason.as_str(), second[0].observed_generation), ("Running", Some(2)));
-        let third = set(&second, wanted(Verdict::Complete, reason::COMPLETE, "c"), 2, at(30));
+        assert_eq!(
+            (second[0].reason.as_str(), second[0].observed_generation),
+            ("Running", Some(2))
+        );
+        let third = set(
+            &second,
+            wanted(Verdict::Complete, reason::COMPLETE, "c"),
+            2,
+            at(30),
+        );
         assert_eq!(third[0].last_transition_time.0, at(30));
         assert!(find(&third, RECONCILING).is_none() && is_true(&third, COMPLETE));
     }
@@ -166,7 +202,10 @@ mod tests {
             assert!(!(is_true(&all, RECONCILING) && is_true(&all, STALLED)));
             assert_eq!(is_true(&all, READY), matches!(verdict, Complete | Ready));
             let standing = standing(&all, false, 1, Some(1));
-            assert_eq!(standing == Standing::Ready, matches!(verdict, Complete | Ready));
+            assert_eq!(
+                standing == Standing::Ready,
+                matches!(verdict, Complete | Ready)
+            );
         }
     }
 }

@@ -14,14 +14,30 @@ use crate::reason::{self, Halt, Invalid};
 /// The reference that a model field makes, if it names an object.
 pub fn model_reference(model: &ModelRef, namespace: &str, field: &str) -> Option<Reference> {
     let (kind, name) = (model.kind?, model.name.clone()?);
-    let to = Key { kind: kind.into(), namespace: namespace.into(), name };
-    Some(Reference { to, edge: Edge::Build, field: field.into() })
+    let to = Key {
+        kind: kind.into(),
+        namespace: namespace.into(),
+        name,
+    };
+    Some(Reference {
+        to,
+        edge: Edge::Build,
+        field: field.into(),
+    })
 }
 
 /// The reference to a dataset.
 pub fn dataset_reference(name: &str, namespace: &str, field: impl Into<String>) -> Reference {
-    let to = Key { kind: KindName::Dataset, namespace: namespace.into(), name: name.into() };
-    Reference { to, edge: Edge::Build, field: field.into() }
+    let to = Key {
+        kind: KindName::Dataset,
+        namespace: namespace.into(),
+        name: name.into(),
+    };
+    Reference {
+        to,
+        edge: Edge::Build,
+        field: field.into(),
+    }
 }
 
 /// Refuses a cycle, then names the reference that holds `observed` up most.
@@ -31,7 +47,10 @@ pub fn dataset_reference(name: &str, namespace: &str, field: impl Into<String>) 
 pub fn check<K: Kind>(observed: &Observed<K>) -> Result<(), Invalid> {
     if let Some(path) = cycle(observed) {
         let path: Vec<String> = path.iter().map(Key::to_string).collect();
-        return Err(Invalid::terminal(reason::CYCLE, format!("depends on itself: {}", path.join(" -> "))));
+        return Err(Invalid::terminal(
+            reason::CYCLE,
+            format!("depends on itself: {}", path.join(" -> ")),
+        ));
     }
     let mut worst: Option<(u8, Invalid)> = None;
     for reference in observed.object.references() {
@@ -54,23 +73,42 @@ fn state_of(peer: Option<&Peer>, reference: &Reference) -> Option<(u8, Invalid)>
         return Some((0, Invalid::waiting(reason::DEPENDENCY_MISSING, message)));
     };
     match peer.standing {
-        Standing::Deleting => {
-            Some((1, Invalid::waiting(reason::DEPENDENCY_DELETING, format!("{to} is being deleted"))))
-        }
+        Standing::Deleting => Some((
+            1,
+            Invalid::waiting(
+                reason::DEPENDENCY_DELETING,
+                format!("{to} is being deleted"),
+            ),
+        )),
         Standing::Failed => {
             let message = format!("{to} failed ({}): {}", peer.reason, peer.message);
             Some((2, Invalid::terminal(reason::DEPENDENCY_FAILED, message)))
         }
-        Standing::Suspended => {
-            Some((3, Invalid::waiting(reason::DEPENDENCY_SUSPENDED, format!("{to} is suspended"))))
-        }
+        Standing::Suspended => Some((
+            3,
+            Invalid::waiting(reason::DEPENDENCY_SUSPENDED, format!("{to} is suspended")),
+        )),
         Standing::Pending => {
-            let why = if peer.reason.is_empty() { String::new() } else { format!(" ({})", peer.reason) };
-            Some((4, Invalid::waiting(reason::DEPENDENCY_NOT_READY, format!("{to} is not ready yet{why}"))))
+            let why = if peer.reason.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", peer.reason)
+            };
+            Some((
+                4,
+                Invalid::waiting(
+                    reason::DEPENDENCY_NOT_READY,
+                    format!("{to} is not ready yet{why}"),
+                ),
+            ))
         }
-        Standing::Ready if peer.artifact.is_none() && to.kind != KindName::Deployment => {
-            Some((4, Invalid::waiting(reason::DEPENDENCY_NOT_READY, format!("{to} shows no artefact yet"))))
-        }
+        Standing::Ready if peer.artifact.is_none() && to.kind != KindName::Deployment => Some((
+            4,
+            Invalid::waiting(
+                reason::DEPENDENCY_NOT_READY,
+                format!("{to} shows no artefact yet"),
+            ),
+        )),
         Standing::Ready => None,
     }
 }
@@ -80,8 +118,11 @@ fn cycle<K: Kind>(observed: &Observed<K>) -> Option<Vec<Key>> {
     let own = observed.object.key();
     let mut seen = BTreeSet::new();
     let first = observed.object.references();
-    let mut open: Vec<Vec<Key>> =
-        first.into_iter().filter(|r| r.edge == Edge::Build).map(|r| vec![own.clone(), r.to]).collect();
+    let mut open: Vec<Vec<Key>> = first
+        .into_iter()
+        .filter(|r| r.edge == Edge::Build)
+        .map(|r| vec![own.clone(), r.to])
+        .collect();
     while let Some(path) = open.pop() {
         let last = path.last()?;
         if *last == own {
@@ -90,7 +131,12 @@ fn cycle<K: Kind>(observed: &Observed<K>) -> Option<Vec<Key>> {
         if !seen.insert(last.clone()) {
             continue;
         }
-        for next in observed.peers.get(last).iter().flat_map(|peer| &peer.references) {
+        for next in observed
+            .peers
+            .get(last)
+            .iter()
+            .flat_map(|peer| &peer.references)
+        {
             if next.edge == Edge::Build {
                 let mut longer = path.clone();
                 longer.push(next.to.clone());
@@ -112,7 +158,11 @@ pub fn dataset_input<K: Kind>(
     purposes: &[&str],
 ) -> Result<Input, Invalid> {
     let input = object_input(observed, reference, role)?;
-    let purpose = observed.peers.get(&reference.to).and_then(|peer| peer.purpose.clone()).unwrap_or_default();
+    let purpose = observed
+        .peers
+        .get(&reference.to)
+        .and_then(|peer| peer.purpose.clone())
+        .unwrap_or_default();
     if !purposes.is_empty() && !purposes.contains(&purpose.as_str()) {
         let message = format!(
             "{} names {}, whose purpose is {purpose}; it must be {}",
@@ -146,25 +196,51 @@ pub fn model_input<K: Kind>(
     let query = Query::Manifest { uri: uri.clone() };
     match observed.facts.get(&query) {
         None => Err(Halt::Ask(vec![query])),
-        Some(Answer::Run(Some(found))) if found.kind == "PretrainJob" || found.kind == "FineTune" => {
-            Ok(Input { role, kind: found.kind.clone(), name: field.into(), digest: found.digest.clone(), uri })
+        Some(Answer::Run(Some(found)))
+            if found.kind == "PretrainJob" || found.kind == "FineTune" =>
+        {
+            Ok(Input {
+                role,
+                kind: found.kind.clone(),
+                name: field.into(),
+                digest: found.digest.clone(),
+                uri,
+            })
         }
         Some(Answer::Run(Some(found))) => {
-            let message = format!("{field}.uri holds an artefact of kind {}, not a model", found.kind);
+            let message = format!(
+                "{field}.uri holds an artefact of kind {}, not a model",
+                found.kind
+            );
             Err(Invalid::terminal(reason::DEPENDENCY_UNFIT, message).into())
         }
         Some(Answer::Run(None)) => {
             let message = format!("{field}.uri {uri} holds no manifest.json");
             Err(Invalid::waiting(reason::DEPENDENCY_MISSING, message).into())
         }
-        Some(Answer::Refused(why)) => Err(Invalid::terminal(reason::ARTIFACT_CORRUPT, why.clone()).into()),
-        Some(Answer::Unavailable(why)) => Err(Invalid::waiting(reason::STORAGE_UNAVAILABLE, why.clone()).into()),
-        Some(_) => Err(Invalid::waiting(reason::STORAGE_UNAVAILABLE, "the answer does not fit the question").into()),
+        Some(Answer::Refused(why)) => {
+            Err(Invalid::terminal(reason::ARTIFACT_CORRUPT, why.clone()).into())
+        }
+        Some(Answer::Unavailable(why)) => {
+            Err(Invalid::waiting(reason::STORAGE_UNAVAILABLE, why.clone()).into())
+        }
+        Some(_) => Err(Invalid::waiting(
+            reason::STORAGE_UNAVAILABLE,
+            "the answer does not fit the question",
+        )
+        .into()),
     }
 }
 
-fn object_input<K: Kind>(observed: &Observed<K>, reference: &Reference, role: InputRole) -> Result<Input, Invalid> {
-    let artifact = observed.peers.get(&reference.to).and_then(|peer| peer.artifact.clone());
+fn object_input<K: Kind>(
+    observed: &Observed<K>,
+    reference: &Reference,
+    role: InputRole,
+) -> Result<Input, Invalid> {
+    let artifact = observed
+        .peers
+        .get(&reference.to)
+        .and_then(|peer| peer.artifact.clone());
     let Some(artifact) = artifact else {
         let message = format!("{} shows no artefact yet", reference.to);
         return Err(Invalid::waiting(reason::DEPENDENCY_NOT_READY, message));

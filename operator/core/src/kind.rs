@@ -62,7 +62,14 @@ pub struct Observed<K> {
 
 /// One of the five kinds, as the runtime drives it: [`observe`], [`Kind::plan`], then execute and publish.
 pub trait Kind:
-    kube::Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+    kube::Resource<DynamicType = ()>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
 {
     /// Which kind.
     const KIND: KindName;
@@ -99,19 +106,39 @@ pub trait Kind:
 }
 
 /// Takes the owned snapshot of `object`: its children and all objects it depends on, however far.
-pub fn observe<K: Kind>(object: &K, world: &dyn World, facts: Facts, now: Timestamp) -> Observed<K> {
+pub fn observe<K: Kind>(
+    object: &K,
+    world: &dyn World,
+    facts: Facts,
+    now: Timestamp,
+) -> Observed<K> {
     let mut peers = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    let mut open: VecDeque<Key> = object.references().into_iter().map(|reference| reference.to).collect();
+    let mut open: VecDeque<Key> = object
+        .references()
+        .into_iter()
+        .map(|reference| reference.to)
+        .collect();
     while let Some(key) = open.pop_front() {
         if !seen.insert(key.clone()) {
             continue;
         }
         if let Some(peer) = world.peer(&key) {
-            open.extend(peer.references.iter().filter(|r| r.edge == Edge::Build).map(|r| r.to.clone()));
+            open.extend(
+                peer.references
+                    .iter()
+                    .filter(|r| r.edge == Edge::Build)
+                    .map(|r| r.to.clone()),
+            );
             peers.insert(key, peer);
         }
     }
     let children = world.children(object.meta().uid.as_deref().unwrap_or_default());
-    Observed { object: object.clone(), children, peers, facts, now }
+    Observed {
+        object: object.clone(),
+        children,
+        peers,
+        facts,
+        now,
+    }
 }

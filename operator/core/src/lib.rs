@@ -5,12 +5,15 @@
 
 pub mod action;
 pub mod condition;
+pub mod dependency;
 pub mod kind;
 pub mod label;
 pub mod peer;
 pub mod plan;
+pub mod pod;
 pub mod query;
 pub mod reason;
+pub mod run;
 pub mod settings;
 
 pub use action::{Action, ObjectRef, Propagation, StoreOperation};

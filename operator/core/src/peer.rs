@@ -21,7 +21,12 @@ pub struct Key {
 impl Key {
     /// Directory of the object's artefacts below the storage prefix, with a trailing slash.
     pub fn path(&self) -> String {
-        format!("{}/{}/{}/", self.namespace, self.kind.name().to_lowercase(), self.name)
+        format!(
+            "{}/{}/{}/",
+            self.namespace,
+            self.kind.name().to_lowercase(),
+            self.name
+        )
     }
 }
 
@@ -106,6 +111,8 @@ impl Peer {
     pub fn digests(&self) -> BTreeSet<String> {
         let own = self.artifact.iter().map(|artifact| artifact.digest.clone());
         let inputs = self.inputs.iter().map(|input| input.digest.clone());
-        own.chain(inputs).chain(self.serving.iter().cloned()).collect()
+        own.chain(inputs)
+            .chain(self.serving.iter().cloned())
+            .collect()
     }
 }

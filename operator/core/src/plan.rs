@@ -35,7 +35,10 @@ pub struct Plan {
 impl Plan {
     /// A plan that only asks.
     pub fn ask(queries: Vec<Query>) -> Self {
-        Self { queries, ..Self::default() }
+        Self {
+            queries,
+            ..Self::default()
+        }
     }
 
     /// Brings the next look forward to `seconds` from now.

@@ -53,7 +53,11 @@ pub struct Container {
 }
 
 /// The pod template (`metadata` and `spec`) for `container` under the object's policy.
-pub fn template(container: &Container, policy: &ObjectPolicy, labels: &BTreeMap<String, String>) -> Value {
+pub fn template(
+    container: &Container,
+    policy: &ObjectPolicy,
+    labels: &BTreeMap<String, String>,
+) -> Value {
     let pod = &policy.pod;
     let mut all = pod.labels.clone();
     all.extend(labels.clone());
@@ -95,7 +99,11 @@ pub fn template(container: &Container, policy: &ObjectPolicy, labels: &BTreeMap<
         }
     }
     if !pod.image_pull_secrets.is_empty() {
-        let secrets: Vec<Value> = pod.image_pull_secrets.iter().map(|name| json!({"name": name})).collect();
+        let secrets: Vec<Value> = pod
+            .image_pull_secrets
+            .iter()
+            .map(|name| json!({"name": name}))
+            .collect();
         put(&mut spec, "imagePullSecrets", json!(secrets));
     }
     json!({"metadata": metadata, "spec": spec})
@@ -129,11 +137,19 @@ fn container_value(container: &Container, policy: &ObjectPolicy) -> Value {
         },
     });
     if let Some(secret) = &container.credentials_secret {
-        put(&mut value, "envFrom", json!([{"secretRef": {"name": secret, "optional": true}}]));
+        put(
+            &mut value,
+            "envFrom",
+            json!([{"secretRef": {"name": secret, "optional": true}}]),
+        );
     }
     let resources = resources(container, policy);
     if !resources.is_empty() {
-        put(&mut value, "resources", json!({"requests": resources, "limits": resources}));
+        put(
+            &mut value,
+            "resources",
+            json!({"requests": resources, "limits": resources}),
+        );
     }
     if container.serves {
         let probe = |path: &str, period: u32, failures: u32| {
@@ -142,7 +158,11 @@ fn container_value(container: &Container, policy: &ObjectPolicy) -> Value {
                 "failureThreshold": failures, "timeoutSeconds": 5
             })
         };
-        put(&mut value, "ports", json!([{"name": "http", "containerPort": label::PORT, "protocol": "TCP"}]));
+        put(
+            &mut value,
+            "ports",
+            json!([{"name": "http", "containerPort": label::PORT, "protocol": "TCP"}]),
+        );
         put(&mut value, "readinessProbe", probe("/ready", 1, 3));
         put(&mut value, "startupProbe", probe("/health", 1, 900));
         put(&mut value, "livenessProbe", probe("/health", 10, 6));
@@ -171,8 +191,15 @@ fn environment(container: &Container, policy: &ObjectPolicy) -> Vec<Value> {
         all.push(json!({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint}));
     }
     // The user's variables come last, but never replace one that the worker's contract names.
-    let taken: Vec<String> = all.iter().filter_map(|v| Some(v.get("name")?.as_str()?.to_owned())).collect();
-    let own = policy.pod.env.iter().filter(|variable| !taken.contains(&variable.name));
+    let taken: Vec<String> = all
+        .iter()
+        .filter_map(|v| Some(v.get("name")?.as_str()?.to_owned()))
+        .collect();
+    let own = policy
+        .pod
+        .env
+        .iter()
+        .filter(|variable| !taken.contains(&variable.name));
     all.extend(own.map(|variable| json!({"name": variable.name, "value": variable.value})));
     all
 }
@@ -208,9 +235,11 @@ fn volumes(container: &Container, policy: &ObjectPolicy) -> Vec<Value> {
         json!({"name": "shm", "emptyDir": {"medium": "Memory"}}),
     ];
     if container.progress_url.is_some() {
-        all.push(json!({"name": "token", "projected": {"sources": [{"serviceAccountToken": {
-            "audience": PROGRESS_AUDIENCE, "expirationSeconds": 3600, "path": "token"
-        }}]}}));
+        all.push(
+            json!({"name": "token", "projected": {"sources": [{"serviceAccountToken": {
+                "audience": PROGRESS_AUDIENCE, "expirationSeconds": 3600, "path": "token"
+            }}]}}),
+        );
     }
     if let Some(secret) = &container.api_keys_secret {
         all.push(json!({"name": "keys", "secret": {"secretName": secret}}));

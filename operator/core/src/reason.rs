@@ -138,12 +138,20 @@ pub struct Invalid {
 impl Invalid {
     /// Waits for something that will come by itself.
     pub fn waiting(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), terminal: false }
+        Self {
+            reason,
+            message: message.into(),
+            terminal: false,
+        }
     }
 
     /// Waits for a person.
     pub fn terminal(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), terminal: true }
+        Self {
+            reason,
+            message: message.into(),
+            terminal: true,
+        }
     }
 
     /// Stable PascalCase word.
@@ -173,9 +181,21 @@ mod tests {
         let words: BTreeSet<_> = ALL.iter().map(|reason| reason.word).collect();
         assert_eq!(words.len(), ALL.len());
         for reason in ALL {
-            assert!(reason.word.starts_with(|c: char| c.is_ascii_uppercase()), "{}", reason.word);
-            assert!(reason.word.chars().all(|c| c.is_ascii_alphanumeric()), "{}", reason.word);
-            assert!(reason.next.is_empty() || reason.next.ends_with('.'), "{}", reason.word);
+            assert!(
+                reason.word.starts_with(|c: char| c.is_ascii_uppercase()),
+                "{}",
+                reason.word
+            );
+            assert!(
+                reason.word.chars().all(|c| c.is_ascii_alphanumeric()),
+                "{}",
+                reason.word
+            );
+            assert!(
+                reason.next.is_empty() || reason.next.ends_with('.'),
+                "{}",
+                reason.word
+            );
             assert_eq!(find(reason.word), Some(*reason));
         }
     }

@@ -6,8 +6,6 @@ mod cleanup;
 mod plan;
 mod render;
 mod status;
-#[cfg(test)]
-mod tests;
 
 use bessemer_api::{CommonStatus, InputDigest, ObjectPolicy, RunPolicy};
 use bessemer_protocol::{IdentityError, Input, RunConfig, Task, run_key};
@@ -75,7 +73,11 @@ impl Identity {
     /// The identity of content `run_key` under `nonce`.
     pub fn new(run_key: String, nonce: Option<String>) -> Self {
         let short = label::short_hash(&[&run_key, nonce.as_deref().unwrap_or_default()], 8);
-        Self { run_key, nonce, short }
+        Self {
+            run_key,
+            nonce,
+            short,
+        }
     }
 
     /// The trace of the run: a function of the object and the run, so every part of the system finds it.
@@ -91,13 +93,21 @@ impl Run {
     /// When a number of the task is not finite.
     pub fn run_key(&self) -> Result<String, Invalid> {
         run_key(&self.task, &self.inputs).map_err(|error: IdentityError| {
-            Invalid::terminal(reason::INVALID_SPEC, format!("the spec holds a number that is not finite: {error}"))
+            Invalid::terminal(
+                reason::INVALID_SPEC,
+                format!("the spec holds a number that is not finite: {error}"),
+            )
         })
     }
 
     /// The run that a rendered configuration describes.
     pub fn of_config(config: RunConfig, ranks: i32, gpus: i32) -> Self {
-        Self { task: config.task, inputs: config.inputs, ranks, gpus }
+        Self {
+            task: config.task,
+            inputs: config.inputs,
+            ranks,
+            gpus,
+        }
     }
 
     /// The inputs as status shows them.

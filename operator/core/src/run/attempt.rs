@@ -74,7 +74,10 @@ pub fn attempts<'a>(jobs: &'a [Job], pods: &'a [Pod], short: &str) -> Vec<Attemp
 /// A numeric annotation, 0 if it has none.
 pub fn number<T: std::str::FromStr + Default>(object: &impl kube::Resource, annotation: &str) -> T {
     let annotations = object.meta().annotations.as_ref();
-    annotations.and_then(|all| all.get(annotation)).and_then(|text| text.parse().ok()).unwrap_or_default()
+    annotations
+        .and_then(|all| all.get(annotation))
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_default()
 }
 
 /// When the Job was created.
@@ -84,24 +87,38 @@ pub fn created(job: &Job) -> Option<Timestamp> {
 
 /// When the Job's controller started it.
 pub fn started(job: &Job) -> Option<Timestamp> {
-    job.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0).or_else(|| created(job))
+    job.status
+        .as_ref()
+        .and_then(|status| status.start_time.as_ref())
+        .map(|time| time.0)
+        .or_else(|| created(job))
 }
 
 /// When the Job ended.
 pub fn ended(job: &Job) -> Option<Timestamp> {
     let status = job.status.as_ref()?;
-    let condition = status.conditions.iter().flatten().find(|c| {
-        c.status == "True" && (c.type_ == "Complete" || c.type_ == "Failed")
-    });
+    let condition = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.status == "True" && (c.type_ == "Complete" || c.type_ == "Failed"));
     let of_condition = || condition.and_then(|c| c.last_transition_time.as_ref());
-    status.completion_time.as_ref().or_else(of_condition).map(|time| time.0)
+    status
+        .completion_time
+        .as_ref()
+        .or_else(of_condition)
+        .map(|time| time.0)
 }
 
 fn outcome(job: &Job, pods: &[Pod]) -> Outcome {
     let own: Vec<&Pod> = pods.iter().filter(|pod| is_of(pod, job)).collect();
     let status = job.status.as_ref();
     let condition = |kind: &str| {
-        status.and_then(|s| s.conditions.as_ref()).into_iter().flatten().find(|c| c.type_ == kind && c.status == "True")
+        status
+            .and_then(|s| s.conditions.as_ref())
+            .into_iter()
+            .flatten()
+            .find(|c| c.type_ == kind && c.status == "True")
     };
     if condition("Complete").is_some() {
         return Outcome::Succeeded;
@@ -114,36 +131,72 @@ fn outcome(job: &Job, pods: &[Pod]) -> Outcome {
     }
     if job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true) {
         let pods = status.and_then(|s| s.active).unwrap_or(0) > 0
-            || own.iter().any(|pod| matches!(phase(pod), "Pending" | "Running"));
+            || own
+                .iter()
+                .any(|pod| matches!(phase(pod), "Pending" | "Running"));
         return Outcome::Held { pods };
     }
-    if own.iter().any(|pod| phase(pod) == "Running") || own.iter().any(|pod| phase(pod) == "Succeeded") {
+    if own.iter().any(|pod| phase(pod) == "Running")
+        || own.iter().any(|pod| phase(pod) == "Succeeded")
+    {
         return Outcome::Running;
     }
-    let (reason, message) = own.iter().find_map(|pod| hindrance(pod)).unwrap_or_else(|| {
-        (reason::STARTING, if own.is_empty() { "waiting for the pod" } else { "the pod is starting" }.into())
-    });
+    let (reason, message) = own
+        .iter()
+        .find_map(|pod| hindrance(pod))
+        .unwrap_or_else(|| {
+            (
+                reason::STARTING,
+                if own.is_empty() {
+                    "waiting for the pod"
+                } else {
+                    "the pod is starting"
+                }
+                .into(),
+            )
+        });
     Outcome::Starting(reason, message)
 }
 
 /// Whether `pod` belongs to `job`.
 pub fn is_of(pod: &Pod, job: &Job) -> bool {
-    pod.owner_references().iter().any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
+    pod.owner_references()
+        .iter()
+        .any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
 }
 
 fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("Pending")
 }
 
 /// What keeps a pod from starting.
 pub fn hindrance(pod: &Pod) -> Option<(Reason, String)> {
     let status = pod.status.as_ref()?;
-    let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled");
+    let scheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "PodScheduled");
     if let Some(condition) = scheduled.filter(|c| c.status == "False") {
-        return Some((reason::UNSCHEDULABLE, condition.message.clone().unwrap_or_else(|| "no node takes the pod".into())));
+        return Some((
+            reason::UNSCHEDULABLE,
+            condition
+                .message
+                .clone()
+                .unwrap_or_else(|| "no node takes the pod".into()),
+        ));
     }
     for container in status.container_statuses.iter().flatten() {
-        let Some(waiting) = container.state.as_ref().and_then(|state| state.waiting.as_ref()) else { continue };
+        let Some(waiting) = container
+            .state
+            .as_ref()
+            .and_then(|state| state.waiting.as_ref())
+        else {
+            continue;
+        };
         let why = waiting.reason.clone().unwrap_or_default();
         let message = waiting.message.clone().unwrap_or_else(|| why.clone());
         match why.as_str() {
@@ -162,9 +215,16 @@ pub fn hindrance(pod: &Pod) -> Option<(Reason, String)> {
 fn failure(pods: &[&Pod], why: &str, message: &str, at: Timestamp) -> Failure {
     if why == "DeadlineExceeded" {
         let message = "spec.activeDeadlineSeconds is over".into();
-        return Failure { reason: reason::DEADLINE_EXCEEDED, message, terminal: true, counts: true, at };
+        return Failure {
+            reason: reason::DEADLINE_EXCEEDED,
+            message,
+            terminal: true,
+            counts: true,
+            at,
+        };
     }
-    let ended: Vec<&ContainerStateTerminated> = pods.iter().filter_map(|pod| terminated(pod)).collect();
+    let ended: Vec<&ContainerStateTerminated> =
+        pods.iter().filter_map(|pod| terminated(pod)).collect();
     // A terminal code of any rank decides; the others failed because of it.
     let decisive = ended
         .iter()
@@ -172,8 +232,18 @@ fn failure(pods: &[&Pod], why: &str, message: &str, at: Timestamp) -> Failure {
         .or_else(|| ended.iter().find(|t| t.exit_code != 0));
     let disrupted = pods.iter().any(|pod| is_disrupted(pod));
     let Some(decisive) = decisive else {
-        let message = if message.is_empty() { "the pod is gone".to_owned() } else { message.to_owned() };
-        return Failure { reason: reason::RETRIES_EXHAUSTED, message, terminal: false, counts: !disrupted, at };
+        let message = if message.is_empty() {
+            "the pod is gone".to_owned()
+        } else {
+            message.to_owned()
+        };
+        return Failure {
+            reason: reason::RETRIES_EXHAUSTED,
+            message,
+            terminal: false,
+            counts: !disrupted,
+            at,
+        };
     };
     let code = ExitCode::from_code(decisive.exit_code);
     let reason = match code {
@@ -184,7 +254,13 @@ fn failure(pods: &[&Pod], why: &str, message: &str, at: Timestamp) -> Failure {
         _ => reason::RETRIES_EXHAUSTED,
     };
     let terminal = code.is_some_and(ExitCode::is_terminal);
-    Failure { reason, message: sentence(decisive), terminal, counts: !disrupted, at }
+    Failure {
+        reason,
+        message: sentence(decisive),
+        terminal,
+        counts: !disrupted,
+        at,
+    }
 }
 
 /// How the worker container of `pod` ended.
@@ -197,14 +273,27 @@ pub fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
 pub fn sentence(end: &ContainerStateTerminated) -> String {
     let text = end.message.clone().unwrap_or_default();
     if let Some(own) = Termination::parse(&text) {
-        let stop = if own.message.ends_with(['.', '!', '?']) { "" } else { "." };
-        return if own.hint.is_empty() { own.message } else { format!("{}{stop} {}", own.message, own.hint) };
+        let stop = if own.message.ends_with(['.', '!', '?']) {
+            ""
+        } else {
+            "."
+        };
+        return if own.hint.is_empty() {
+            own.message
+        } else {
+            format!("{}{stop} {}", own.message, own.hint)
+        };
     }
     let why = end.reason.clone().unwrap_or_default();
     if why == "OOMKilled" {
         return "the worker ran out of memory; raise spec.resources.memory".into();
     }
-    let last = text.lines().rev().find(|line| !line.trim().is_empty()).map(str::trim).unwrap_or_default();
+    let last = text
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .map(str::trim)
+        .unwrap_or_default();
     match (end.signal, last) {
         (Some(signal), "") => format!("the worker was killed by signal {signal}"),
         (_, "") => format!("the worker ended with exit code {}", end.exit_code),
@@ -213,6 +302,12 @@ pub fn sentence(end: &ContainerStateTerminated) -> String {
 }
 
 fn is_disrupted(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|c| c.type_ == "DisruptionTarget" && c.status == "True")
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|c| c.type_ == "DisruptionTarget" && c.status == "True")
 }

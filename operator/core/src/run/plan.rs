@@ -11,7 +11,9 @@ use super::attempt::{self, Attempt, Failure, Outcome};
 use super::status::{self, Told};
 use super::{CONFIG_FILE, Identity, News, Run, RunKind, cleanup, render};
 use crate::action::{Action, ObjectRef, Propagation};
-use crate::condition::{self, COMPLETE, FAILED, INPUTS_CHANGED, READY, Verdict, Wanted, whole_seconds};
+use crate::condition::{
+    self, COMPLETE, FAILED, INPUTS_CHANGED, READY, Verdict, Wanted, whole_seconds,
+};
 use crate::kind::Observed;
 use crate::label;
 use crate::plan::Plan;
@@ -38,7 +40,11 @@ pub fn plan<K: RunKind>(observed: &Observed<K>, settings: &Settings) -> Plan {
             Err(queries) => Plan::ask(queries),
         }
     };
-    if object.annotations().get(label::PAUSED).is_some_and(|value| value == "true") {
+    if object
+        .annotations()
+        .get(label::PAUSED)
+        .is_some_and(|value| value == "true")
+    {
         plan.actions.clear();
     }
     plan
@@ -54,7 +60,13 @@ fn living<K: RunKind>(observed: &Observed<K>, settings: &Settings) -> Result<Pla
         Err(Halt::Ask(queries)) => return Err(queries),
         Err(Halt::Invalid(invalid)) => Err(invalid),
     };
-    if let Some(plan) = absorbed(observed, &old, generation, nonce.as_ref(), resolved.as_ref().ok()) {
+    if let Some(plan) = absorbed(
+        observed,
+        &old,
+        generation,
+        nonce.as_ref(),
+        resolved.as_ref().ok(),
+    ) {
         return Ok(plan);
     }
     let pinned = pinned(observed, generation, nonce.as_deref());
@@ -65,7 +77,14 @@ fn living<K: RunKind>(observed: &Observed<K>, settings: &Settings) -> Result<Pla
         (None, Err(invalid)) => return Ok(halted(observed, &old, generation, invalid)),
     };
     match run.run_key() {
-        Ok(run_key) => Stage::new(observed, settings, &old, &run, Identity::new(run_key, nonce)).plan(),
+        Ok(run_key) => Stage::new(
+            observed,
+            settings,
+            &old,
+            &run,
+            Identity::new(run_key, nonce),
+        )
+        .plan(),
         Err(invalid) => Ok(halted(observed, &old, generation, invalid)),
     }
 }
@@ -80,34 +99,61 @@ fn absorbed<K: RunKind>(
 ) -> Option<Plan> {
     let complete = condition::is_true(&old.conditions, COMPLETE);
     let failed = condition::is_true(&old.conditions, FAILED);
-    let answers_spec = old.observed_generation == Some(generation) && old.restart_nonce.as_ref() == nonce;
+    let answers_spec =
+        old.observed_generation == Some(generation) && old.restart_nonce.as_ref() == nonce;
     if !(complete || failed) || !answers_spec || old.run_key.is_none() {
         return None;
     }
     let same_inputs = resolved.is_none_or(|run| run.input_digests() == old.inputs);
-    let same_run = if failed { resolved.is_none_or(|run| run.run_key().ok() == old.run_key) } else { same_inputs };
+    let same_run = if failed {
+        resolved.is_none_or(|run| run.run_key().ok() == old.run_key)
+    } else {
+        same_inputs
+    };
     if !K::KEEPS_RUN && !same_run {
         return None;
     }
     let ready = condition::find(&old.conditions, READY);
-    let reason = ready.and_then(|c| reason::find(&c.reason)).unwrap_or(reason::COMPLETE);
+    let reason = ready
+        .and_then(|c| reason::find(&c.reason))
+        .unwrap_or(reason::COMPLETE);
     let message = ready.map(|c| c.message.clone()).unwrap_or_default();
-    let verdict = if complete { Verdict::Complete } else { Verdict::Failed };
-    let mut told = Told { verdict, reason, message, more: Vec::new() };
+    let verdict = if complete {
+        Verdict::Complete
+    } else {
+        Verdict::Failed
+    };
+    let mut told = Told {
+        verdict,
+        reason,
+        message,
+        more: Vec::new(),
+    };
     if K::KEEPS_RUN && complete && !same_inputs {
         let reason = reason::INPUTS_CHANGED;
         told.more.push(Wanted {
             kind: INPUTS_CHANGED,
             status: "True",
             reason: reason.word,
-            message: format!("the inputs have newer versions than the run used. {}", reason.next),
+            message: format!(
+                "the inputs have newer versions than the run used. {}",
+                reason.next
+            ),
         });
     }
     let mut plan = Plan::default();
-    plan.actions.extend(delete_jobs(observed, |outcome| !matches!(outcome, Outcome::Succeeded | Outcome::Failed(_))));
+    plan.actions.extend(delete_jobs(observed, |outcome| {
+        !matches!(outcome, Outcome::Succeeded | Outcome::Failed(_))
+    }));
     if let Some(ttl) = observed.object.policy().1.ttl_seconds_after_finished {
-        let end = old.completion_time.as_ref().map_or(observed.now, |time| time.0);
-        let left = end.as_second().saturating_add(ttl).saturating_sub(observed.now.as_second());
+        let end = old
+            .completion_time
+            .as_ref()
+            .map_or(observed.now, |time| time.0);
+        let left = end
+            .as_second()
+            .saturating_add(ttl)
+            .saturating_sub(observed.now.as_second());
         if left <= 0 {
             plan.actions = delete_children(observed, |_| true);
         } else if !observed.children.jobs.is_empty() {
@@ -115,26 +161,55 @@ fn absorbed<K: RunKind>(
         }
     }
     let mut common = old.clone();
-    let news = News { artefact: None, progress: None, same_run: true };
+    let news = News {
+        artefact: None,
+        progress: None,
+        same_run: true,
+    };
     finish(observed, &mut plan, old, &mut common, &told, news);
     Some(plan)
 }
 
 /// There is no desired state: what runs is left alone, the reason is told.
-fn halted<K: RunKind>(observed: &Observed<K>, old: &CommonStatus, generation: i64, invalid: Invalid) -> Plan {
+fn halted<K: RunKind>(
+    observed: &Observed<K>,
+    old: &CommonStatus,
+    generation: i64,
+    invalid: Invalid,
+) -> Plan {
     let mut plan = Plan::default();
     let suspend = observed.object.policy().0.suspend;
     let told = if suspend && !invalid.terminal {
-        Told::new(Verdict::Suspended, reason::SUSPENDED, "spec.suspend is true")
+        Told::new(
+            Verdict::Suspended,
+            reason::SUSPENDED,
+            "spec.suspend is true",
+        )
     } else {
-        let verdict = if invalid.terminal { Verdict::Stalled } else { Verdict::InProgress };
+        let verdict = if invalid.terminal {
+            Verdict::Stalled
+        } else {
+            Verdict::InProgress
+        };
         Told::new(verdict, invalid.reason, invalid.message)
     };
-    if invalid.reason == reason::STORAGE_UNAVAILABLE || invalid.reason == reason::DEPENDENCY_MISSING {
+    if invalid.reason == reason::STORAGE_UNAVAILABLE || invalid.reason == reason::DEPENDENCY_MISSING
+    {
         plan.look_again(60);
     }
     let mut common = status::fresh(old, generation);
-    finish(observed, &mut plan, old, &mut common, &told, News { artefact: None, progress: None, same_run: false });
+    finish(
+        observed,
+        &mut plan,
+        old,
+        &mut common,
+        &told,
+        News {
+            artefact: None,
+            progress: None,
+            same_run: false,
+        },
+    );
     plan
 }
 
@@ -146,14 +221,28 @@ fn pinned<K: RunKind>(observed: &Observed<K>, generation: i64, nonce: Option<&st
         .iter()
         .filter(|map| map.metadata.deletion_timestamp.is_none())
         .filter(|map| attempt::number::<i64>(*map, label::GENERATION) == generation)
-        .filter(|map| map.annotations().get(label::NONCE).map(String::as_str) == Some(nonce.unwrap_or_default()))
+        .filter(|map| {
+            map.annotations().get(label::NONCE).map(String::as_str)
+                == Some(nonce.unwrap_or_default())
+        })
         .max_by_key(|map| {
             let created = map.metadata.creation_timestamp.as_ref().map(|time| time.0);
-            (created, attempt::number::<i32>(*map, label::ATTEMPT), map.name_any())
+            (
+                created,
+                attempt::number::<i32>(*map, label::ATTEMPT),
+                map.name_any(),
+            )
         })?;
     let config: RunConfig = serde_json::from_str(newest.data.as_ref()?.get(CONFIG_FILE)?).ok()?;
-    let job = observed.children.jobs.iter().find(|job| job.name_any() == newest.name_any());
-    let ranks = job.and_then(|job| job.spec.as_ref()).and_then(|spec| spec.completions).unwrap_or(1);
+    let job = observed
+        .children
+        .jobs
+        .iter()
+        .find(|job| job.name_any() == newest.name_any());
+    let ranks = job
+        .and_then(|job| job.spec.as_ref())
+        .and_then(|spec| spec.completions)
+        .unwrap_or(1);
     Some(Run::of_config(config, ranks, 0))
 }
 
@@ -168,12 +257,20 @@ fn finish<K: RunKind>(
 ) {
     let generation = observed.object.meta().generation.unwrap_or_default();
     common.conditions = told.conditions(&old.conditions, generation, observed.now);
-    plan.events.extend(status::transitions(&old.conditions, &common.conditions));
+    plan.events
+        .extend(status::transitions(&old.conditions, &common.conditions));
     plan.status = Some(observed.object.status(common.clone(), news));
 }
 
-fn delete_jobs<K: RunKind>(observed: &Observed<K>, which: impl Fn(&Outcome) -> bool) -> Vec<Action> {
-    let jobs = observed.children.jobs.iter().filter(|job| job.metadata.deletion_timestamp.is_none());
+fn delete_jobs<K: RunKind>(
+    observed: &Observed<K>,
+    which: impl Fn(&Outcome) -> bool,
+) -> Vec<Action> {
+    let jobs = observed
+        .children
+        .jobs
+        .iter()
+        .filter(|job| job.metadata.deletion_timestamp.is_none());
     jobs.filter(|job| {
         let short = job.labels().get(label::RUN).cloned().unwrap_or_default();
         let found = attempt::attempts(std::slice::from_ref(*job), &observed.children.pods, &short);
@@ -184,20 +281,36 @@ fn delete_jobs<K: RunKind>(observed: &Observed<K>, which: impl Fn(&Outcome) -> b
 }
 
 fn delete<R: Resource<DynamicType = ()>>(object: &R) -> Action {
-    Action::Delete { object: ObjectRef::of(object).any_version(), propagation: Propagation::Background }
+    Action::Delete {
+        object: ObjectRef::of(object).any_version(),
+        propagation: Propagation::Background,
+    }
 }
 
 /// Deletes the children whose run label is `which`.
-fn delete_children<K: RunKind>(observed: &Observed<K>, which: impl Fn(&str) -> bool) -> Vec<Action> {
-    fn of<'a, R: Resource<DynamicType = ()>>(all: &'a [R], which: &'a impl Fn(&str) -> bool) -> impl Iterator<Item = Action> + 'a {
+fn delete_children<K: RunKind>(
+    observed: &Observed<K>,
+    which: impl Fn(&str) -> bool,
+) -> Vec<Action> {
+    fn of<'a, R: Resource<DynamicType = ()>>(
+        all: &'a [R],
+        which: &'a impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = Action> + 'a {
         all.iter()
             .filter(|object| object.meta().deletion_timestamp.is_none())
-            .filter(move |object| object.labels().get(label::RUN).is_some_and(|run| which(run)))
+            .filter(move |object| {
+                object
+                    .labels()
+                    .get(label::RUN)
+                    .is_some_and(|run| which(run))
+            })
             .map(delete)
     }
     let children = &observed.children;
     let jobs = of(&children.jobs, &which);
-    jobs.chain(of(&children.services, &which)).chain(of(&children.config_maps, &which)).collect()
+    jobs.chain(of(&children.services, &which))
+        .chain(of(&children.config_maps, &which))
+        .collect()
 }
 
 /// A run with a desired state, and all that is observed of it.
@@ -222,9 +335,24 @@ impl<'a, K: RunKind> Stage<'a, K> {
     ) -> Self {
         let generation = observed.object.meta().generation.unwrap_or_default();
         let ended = condition::is_true(&old.conditions, FAILED);
-        let same_run = old.run_key.as_ref() == Some(&identity.run_key) && old.restart_nonce == identity.nonce && !ended;
-        let attempts = attempt::attempts(&observed.children.jobs, &observed.children.pods, &identity.short);
-        Self { observed, settings, old, run, identity, attempts, generation, same_run }
+        let same_run = old.run_key.as_ref() == Some(&identity.run_key)
+            && old.restart_nonce == identity.nonce
+            && !ended;
+        let attempts = attempt::attempts(
+            &observed.children.jobs,
+            &observed.children.pods,
+            &identity.short,
+        );
+        Self {
+            observed,
+            settings,
+            old,
+            run,
+            identity,
+            attempts,
+            generation,
+            same_run,
+        }
     }
 
     fn plan(&self) -> Result<Plan, Vec<Query>> {
@@ -238,8 +366,15 @@ impl<'a, K: RunKind> Stage<'a, K> {
         }
         if self.is_overdue() && !matches!(last.map(|a| &a.outcome), Some(Outcome::Succeeded)) {
             plan.actions.extend(self.active().map(|a| delete(a.job)));
-            let seconds = self.observed.object.policy().1.active_deadline_seconds.unwrap_or_default();
-            let message = format!("the run took longer than spec.activeDeadlineSeconds ({seconds})");
+            let seconds = self
+                .observed
+                .object
+                .policy()
+                .1
+                .active_deadline_seconds
+                .unwrap_or_default();
+            let message =
+                format!("the run took longer than spec.activeDeadlineSeconds ({seconds})");
             self.fail(&mut plan, reason::DEADLINE_EXCEEDED, message);
             return Ok(plan);
         }
@@ -254,7 +389,9 @@ impl<'a, K: RunKind> Stage<'a, K> {
             }
             Some(last) => match &last.outcome {
                 Outcome::Held { .. } => self.held(&mut plan, last),
-                Outcome::Starting(reason, message) => self.tell(&mut plan, *reason, message.clone()),
+                Outcome::Starting(reason, message) => {
+                    self.tell(&mut plan, *reason, message.clone())
+                }
                 Outcome::Running => self.running(&mut plan, last),
                 Outcome::Succeeded => match self.pointer(&mut plan)? {
                     Found::Here(artefact) => self.complete(&mut plan, &artefact, reason::COMPLETE),
@@ -295,15 +432,25 @@ impl<'a, K: RunKind> Stage<'a, K> {
                 }
                 _ => {
                     ending = true;
-                    plan.actions.push(Action::Suspend { job: ObjectRef::of(attempt.job) });
+                    plan.actions.push(Action::Suspend {
+                        job: ObjectRef::of(attempt.job),
+                    });
                 }
             }
         }
         ending |= last.is_some_and(|attempt| attempt.job.metadata.deletion_timestamp.is_some());
         let told = if ending {
-            Told::new(Verdict::InProgress, reason::SUSPENDING, "the worker writes a checkpoint and ends")
+            Told::new(
+                Verdict::InProgress,
+                reason::SUSPENDING,
+                "the worker writes a checkpoint and ends",
+            )
         } else {
-            Told::new(Verdict::Suspended, reason::SUSPENDED, "spec.suspend is true")
+            Told::new(
+                Verdict::Suspended,
+                reason::SUSPENDED,
+                "spec.suspend is true",
+            )
         };
         let mut common = self.common();
         common.start_time = None; // the deadline counts from the resume, as for a Job
@@ -312,21 +459,36 @@ impl<'a, K: RunKind> Stage<'a, K> {
 
     fn held(&self, plan: &mut Plan, last: &Attempt<'a>) {
         if self.observed.object.policy().0.queue_name.is_some() {
-            return self.tell(plan, reason::QUEUED, "the Job waits for admission by Kueue".into());
+            return self.tell(
+                plan,
+                reason::QUEUED,
+                "the Job waits for admission by Kueue".into(),
+            );
         }
-        plan.actions.push(Action::Resume { job: ObjectRef::of(last.job) });
+        plan.actions.push(Action::Resume {
+            job: ObjectRef::of(last.job),
+        });
         self.tell(plan, reason::STARTING, "the Job is resumed".into());
     }
 
     fn running(&self, plan: &mut Plan, last: &Attempt<'a>) {
         let mut common = self.common();
-        let told = Told::new(Verdict::InProgress, reason::RUNNING, format!("attempt {} is running", last.number + 1));
+        let told = Told::new(
+            Verdict::InProgress,
+            reason::RUNNING,
+            format!("attempt {} is running", last.number + 1),
+        );
         let received = self.progress(Some(last));
         if let Some(received) = received {
             let old = self.old.progress.as_ref().filter(|_| self.same_run);
-            let steady = condition::find(&self.old.conditions, READY).is_some_and(|c| c.reason == reason::RUNNING.word);
-            let (progress, again) =
-                status::coalesce(old, status::report(old, received), self.observed.now, steady && self.same_run);
+            let steady = condition::find(&self.old.conditions, READY)
+                .is_some_and(|c| c.reason == reason::RUNNING.word);
+            let (progress, again) = status::coalesce(
+                old,
+                status::report(old, received),
+                self.observed.now,
+                steady && self.same_run,
+            );
             // What is not told yet must not reach the kind's own fields either.
             let received = again.is_none().then_some(received);
             common.progress = Some(progress);
@@ -339,7 +501,12 @@ impl<'a, K: RunKind> Stage<'a, K> {
     }
 
     /// Reads what became of a failed attempt and either ends the run or opens the next attempt.
-    fn failed(&self, plan: &mut Plan, last: &Attempt<'a>, failure: &Failure) -> Result<(), Vec<Query>> {
+    fn failed(
+        &self,
+        plan: &mut Plan,
+        last: &Attempt<'a>,
+        failure: &Failure,
+    ) -> Result<(), Vec<Query>> {
         let checkpoint = self.checkpoint()?;
         let lost = self.lost(last, failure, checkpoint.as_ref());
         if last.generation < self.generation {
@@ -351,17 +518,25 @@ impl<'a, K: RunKind> Stage<'a, K> {
             return Ok(());
         }
         let counted = self.attempts.iter().filter(|attempt| {
-            attempt.generation == self.generation && matches!(&attempt.outcome, Outcome::Failed(f) if f.counts)
+            attempt.generation == self.generation
+                && matches!(&attempt.outcome, Outcome::Failed(f) if f.counts)
         });
         let counted = i32::try_from(counted.count()).unwrap_or(i32::MAX);
         let limit = self.observed.object.policy().1.retry_limit;
         if counted > limit {
-            let message = format!("{counted} attempts failed, the last one so: {}", failure.message);
+            let message = format!(
+                "{counted} attempts failed, the last one so: {}",
+                failure.message
+            );
             self.fail(plan, reason::RETRIES_EXHAUSTED, message);
             return Ok(());
         }
         let pause = 1i64 << u32::try_from(counted.saturating_sub(1)).unwrap_or(0).min(8);
-        let left = failure.at.as_second().saturating_add(pause).saturating_sub(self.observed.now.as_second());
+        let left = failure
+            .at
+            .as_second()
+            .saturating_add(pause)
+            .saturating_sub(self.observed.now.as_second());
         if left <= 0 {
             self.start(plan, lost);
         } else {
@@ -376,7 +551,11 @@ impl<'a, K: RunKind> Stage<'a, K> {
     fn lost(&self, last: &Attempt<'a>, failure: &Failure, checkpoint: Option<&Checkpoint>) -> i64 {
         let begun = attempt::started(last.job).unwrap_or(failure.at);
         let kept = checkpoint.map_or(begun, |checkpoint| checkpoint.time.max(begun));
-        let seconds = failure.at.as_second().saturating_sub(kept.as_second()).max(0);
+        let seconds = failure
+            .at
+            .as_second()
+            .saturating_sub(kept.as_second())
+            .max(0);
         attempt::number::<i64>(last.job, label::LOST).saturating_add(seconds)
     }
 
@@ -385,7 +564,10 @@ impl<'a, K: RunKind> Stage<'a, K> {
             return Ok(None);
         }
         let object = self.observed.object.key();
-        let query = Query::Checkpoint { object, run_key: self.identity.run_key.clone() };
+        let query = Query::Checkpoint {
+            object,
+            run_key: self.identity.run_key.clone(),
+        };
         match self.observed.facts.get(&query) {
             None => Err(vec![query]),
             Some(Answer::Checkpoint(found)) => Ok(found.clone()),
@@ -396,7 +578,10 @@ impl<'a, K: RunKind> Stage<'a, K> {
     /// Looks for the artefact of the run.
     fn pointer(&self, plan: &mut Plan) -> Result<Found, Vec<Query>> {
         let object = self.observed.object.key();
-        let query = Query::Run { object, run_key: self.identity.run_key.clone() };
+        let query = Query::Run {
+            object,
+            run_key: self.identity.run_key.clone(),
+        };
         match self.observed.facts.get(&query) {
             None => Err(vec![query]),
             Some(Answer::Run(Some(artefact))) => Ok(Found::Here(Box::new(artefact.clone()))),
@@ -412,7 +597,11 @@ impl<'a, K: RunKind> Stage<'a, K> {
             }
             Some(_) => {
                 plan.look_again(STORE_SECONDS);
-                self.tell(plan, reason::STORAGE_UNAVAILABLE, "the store's answer does not fit the question".into());
+                self.tell(
+                    plan,
+                    reason::STORAGE_UNAVAILABLE,
+                    "the store's answer does not fit the question".into(),
+                );
                 Ok(Found::Told)
             }
         }
@@ -422,21 +611,40 @@ impl<'a, K: RunKind> Stage<'a, K> {
         let after = self.attempts.last().map_or(0, |attempt| attempt.number + 1);
         let told = self.old.attempts.filter(|_| self.same_run).unwrap_or(0);
         let number = after.max(told);
-        let rendered =
-            render(&self.observed.object, self.run, &self.identity, number, lost, self.settings);
+        let rendered = render(
+            &self.observed.object,
+            self.run,
+            &self.identity,
+            number,
+            lost,
+            self.settings,
+        );
         let mut common = self.common();
         common.attempts = Some(number + 1);
         common.lost_work_seconds = Some(lost);
         common.template_version = Some(crate::pod::TEMPLATE_VERSION);
         common.template_hash = Some(rendered.template_hash.clone());
-        plan.actions.extend(rendered.into_objects().into_iter().map(|object| Action::Create { object }));
-        let told = Told::new(Verdict::InProgress, reason::STARTING, format!("attempt {} is starting", number + 1));
+        plan.actions.extend(
+            rendered
+                .into_objects()
+                .into_iter()
+                .map(|object| Action::Create { object }),
+        );
+        let told = Told::new(
+            Verdict::InProgress,
+            reason::STARTING,
+            format!("attempt {} is starting", number + 1),
+        );
         self.finish(plan, common, &told, None, None);
     }
 
     fn complete(&self, plan: &mut Plan, artefact: &Artefact, reason: Reason) {
         let mut common = self.common();
-        let end = self.attempts.last().and_then(|attempt| attempt::ended(attempt.job)).unwrap_or(self.observed.now);
+        let end = self
+            .attempts
+            .last()
+            .and_then(|attempt| attempt::ended(attempt.job))
+            .unwrap_or(self.observed.now);
         common.completion_time = Some(Time(whole_seconds(end)));
         common.inputs = self.run.input_digests();
         common.artifact = Some(Artifact {
@@ -445,7 +653,9 @@ impl<'a, K: RunKind> Stage<'a, K> {
             size_bytes: i64::try_from(artefact.size_bytes).unwrap_or(i64::MAX),
         });
         let last = self.progress(self.attempts.last());
-        let before = last.map(|received| status::report(common.progress.as_ref(), received)).or(common.progress);
+        let before = last
+            .map(|received| status::report(common.progress.as_ref(), received))
+            .or(common.progress);
         common.progress = Some(status::complete(before.as_ref()));
         let short: String = artefact.digest.chars().take(12).collect();
         let message = if reason == reason::CACHED {
@@ -453,17 +663,35 @@ impl<'a, K: RunKind> Stage<'a, K> {
         } else {
             format!("the artefact is {short}")
         };
-        self.finish(plan, common, &Told::new(Verdict::Complete, reason, message), last, Some(artefact));
+        self.finish(
+            plan,
+            common,
+            &Told::new(Verdict::Complete, reason, message),
+            last,
+            Some(artefact),
+        );
     }
 
     fn fail(&self, plan: &mut Plan, reason: Reason, message: String) {
         let mut common = self.common();
         common.completion_time = Some(Time(whole_seconds(self.observed.now)));
-        self.finish(plan, common, &Told::new(Verdict::Failed, reason, message), None, None);
+        self.finish(
+            plan,
+            common,
+            &Told::new(Verdict::Failed, reason, message),
+            None,
+            None,
+        );
     }
 
     fn tell(&self, plan: &mut Plan, reason: Reason, message: String) {
-        self.finish(plan, self.common(), &Told::new(Verdict::InProgress, reason, message), None, None);
+        self.finish(
+            plan,
+            self.common(),
+            &Told::new(Verdict::InProgress, reason, message),
+            None,
+            None,
+        );
     }
 
     fn finish(
@@ -474,7 +702,11 @@ impl<'a, K: RunKind> Stage<'a, K> {
         progress: Option<&Received>,
         artefact: Option<&Artefact>,
     ) {
-        let news = News { artefact, progress, same_run: self.same_run };
+        let news = News {
+            artefact,
+            progress,
+            same_run: self.same_run,
+        };
         finish(self.observed, plan, self.old, &mut common, told, news);
     }
 
@@ -489,13 +721,18 @@ impl<'a, K: RunKind> Stage<'a, K> {
             common.template_hash = last.job.annotations().get(label::TEMPLATE_HASH).cloned();
         }
         if common.start_time.is_none() {
-            common.start_time = Some(Time(whole_seconds(self.begun().unwrap_or(self.observed.now))));
+            common.start_time = Some(Time(whole_seconds(
+                self.begun().unwrap_or(self.observed.now),
+            )));
         }
         common
     }
 
     fn begun(&self) -> Option<Timestamp> {
-        self.attempts.iter().filter_map(|attempt| attempt::started(attempt.job)).min()
+        self.attempts
+            .iter()
+            .filter_map(|attempt| attempt::started(attempt.job))
+            .min()
     }
 
     /// The report of the attempt, if the last one received is of it.
@@ -512,12 +749,22 @@ impl<'a, K: RunKind> Stage<'a, K> {
 
     fn deadline(&self) -> Option<i64> {
         let seconds = self.observed.object.policy().1.active_deadline_seconds?;
-        let told = self.old.start_time.as_ref().filter(|_| self.same_run).map(|time| time.0);
-        Some(told.or_else(|| self.begun())?.as_second().saturating_add(seconds))
+        let told = self
+            .old
+            .start_time
+            .as_ref()
+            .filter(|_| self.same_run)
+            .map(|time| time.0);
+        Some(
+            told.or_else(|| self.begun())?
+                .as_second()
+                .saturating_add(seconds),
+        )
     }
 
     fn is_overdue(&self) -> bool {
-        self.deadline().is_some_and(|deadline| deadline <= self.observed.now.as_second())
+        self.deadline()
+            .is_some_and(|deadline| deadline <= self.observed.now.as_second())
     }
 
     fn watch_deadline(&self, plan: &mut Plan) {

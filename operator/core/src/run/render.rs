@@ -33,7 +33,10 @@ pub struct Rendered {
 impl Rendered {
     /// The objects in order.
     pub fn into_objects(self) -> Vec<Value> {
-        [Some(self.config_map), self.service, Some(self.job)].into_iter().flatten().collect()
+        [Some(self.config_map), self.service, Some(self.job)]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }
 
@@ -90,7 +93,11 @@ pub fn render<K: RunKind>(
     let container = Container {
         role: "worker",
         image: settings.image.clone(),
-        args: vec![run.task.command().into(), "--config".into(), format!("{CONFIG_DIR}/{CONFIG_FILE}")],
+        args: vec![
+            run.task.command().into(),
+            "--config".into(),
+            format!("{CONFIG_DIR}/{CONFIG_FILE}"),
+        ],
         config_map: name.clone(),
         credentials_secret: Some(settings.credentials_secret.clone()),
         progress_url: settings.progress_url.clone(),
@@ -126,14 +133,21 @@ pub fn render<K: RunKind>(
             put(labels, label::QUEUE, json!(queue));
         }
     }
-    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": job_metadata, "spec": spec});
+    let job =
+        json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": job_metadata, "spec": spec});
     let service = several.then(|| {
         json!({
             "apiVersion": "v1", "kind": "Service", "metadata": metadata(json!({})),
             "spec": {"clusterIP": "None", "publishNotReadyAddresses": true, "selector": labels}
         })
     });
-    Rendered { config_map, service, job, name, template_hash }
+    Rendered {
+        config_map,
+        service,
+        job,
+        name,
+        template_hash,
+    }
 }
 
 /// Terminal exit codes fail the Job at once. A disruption of a single pod is not counted; with several ranks it fails

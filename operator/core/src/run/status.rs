@@ -39,7 +39,12 @@ impl Told {
             message.push(' ');
             message.push_str(reason.next);
         }
-        Self { verdict, reason, message, more: Vec::new() }
+        Self {
+            verdict,
+            reason,
+            message,
+            more: Vec::new(),
+        }
     }
 
     /// The conditions, times kept.
@@ -70,7 +75,11 @@ pub fn of_run<K: RunKind>(
 ) -> CommonStatus {
     let meta = observed.object.meta();
     let generation = meta.generation.unwrap_or_default();
-    let mut new = if same_run { old.clone() } else { fresh(old, generation) };
+    let mut new = if same_run {
+        old.clone()
+    } else {
+        fresh(old, generation)
+    };
     new.observed_generation = Some(generation);
     new.run_key = Some(identity.run_key.clone());
     new.restart_nonce.clone_from(&identity.nonce);
@@ -84,7 +93,12 @@ pub fn of_run<K: RunKind>(
 
 /// Progress of a run that has not begun.
 pub fn waiting() -> Progress {
-    Progress { stage: "Waiting".into(), percent: 0, summary: Some("0%".into()), ..Progress::default() }
+    Progress {
+        stage: "Waiting".into(),
+        percent: 0,
+        summary: Some("0%".into()),
+        ..Progress::default()
+    }
 }
 
 /// Progress of a run that has its artefact; the last numbers stay.
@@ -108,18 +122,29 @@ pub fn report(old: Option<&Progress>, received: &Received) -> Progress {
     let before = old.map_or(0, |p| p.percent);
     let finite = |value: Option<f64>| value.filter(|v| v.is_finite()).map(significant);
     // A run that still works is not at 100 %: that is said only with the artefact.
-    let now = if report.percent.is_finite() { report.percent.clamp(0.0, 99.0) as i32 } else { 0 };
+    let now = if report.percent.is_finite() {
+        report.percent.clamp(0.0, 99.0) as i32
+    } else {
+        0
+    };
     let percent = before.max(now).min(99);
-    let eta = report.eta_seconds.filter(|eta| eta.is_finite() && *eta >= 0.0).map(|eta| eta.min(1e9) as i64);
+    let eta = report
+        .eta_seconds
+        .filter(|eta| eta.is_finite() && *eta >= 0.0)
+        .map(|eta| eta.min(1e9) as i64);
     let count = |value: u64| i64::try_from(value).ok();
     Progress {
         stage: format!("{:?}", report.stage),
         percent,
-        summary: Some(eta.map_or_else(|| format!("{percent}%"), |eta| format!("{percent}% {}", duration(eta)))),
+        summary: Some(eta.map_or_else(
+            || format!("{percent}%"),
+            |eta| format!("{percent}% {}", duration(eta)),
+        )),
         step: count(report.step),
         total_steps: count(report.total_steps).filter(|total| *total > 0),
         eta_seconds: eta,
-        tokens_per_second: finite(report.tokens_per_second).or_else(|| old.and_then(|p| p.tokens_per_second)),
+        tokens_per_second: finite(report.tokens_per_second)
+            .or_else(|| old.and_then(|p| p.tokens_per_second)),
         loss: finite(report.loss).or_else(|| old.and_then(|p| p.loss)),
         updated_at: Some(Time(whole_seconds(received.at))),
     }
@@ -127,9 +152,18 @@ pub fn report(old: Option<&Progress>, received: &Received) -> Progress {
 
 /// A report that changes nothing but numbers waits until the last write of progress is old enough. Returns the
 /// progress to write and the seconds after which to look again.
-pub fn coalesce(old: Option<&Progress>, new: Progress, now: Timestamp, steady: bool) -> (Progress, Option<u64>) {
-    let Some(old) = old.filter(|_| steady) else { return (new, None) };
-    let Some(last) = old.updated_at.as_ref() else { return (new, None) };
+pub fn coalesce(
+    old: Option<&Progress>,
+    new: Progress,
+    now: Timestamp,
+    steady: bool,
+) -> (Progress, Option<u64>) {
+    let Some(old) = old.filter(|_| steady) else {
+        return (new, None);
+    };
+    let Some(last) = old.updated_at.as_ref() else {
+        return (new, None);
+    };
     let age = now.as_second() - last.0.as_second();
     if new == *old || (0..PROGRESS_SECONDS).contains(&age) {
         let again = (new != *old).then(|| u64::try_from(PROGRESS_SECONDS - age).unwrap_or(1));
@@ -155,11 +189,18 @@ fn duration(seconds: i64) -> String {
 
 /// One event when the reason or the value of Ready changes.
 pub fn transitions(old: &[Condition], new: &[Condition]) -> Vec<Event> {
-    let Some(ready) = condition::find(new, READY) else { return Vec::new() };
-    let known = condition::find(old, READY).is_some_and(|before| before.reason == ready.reason && before.status == ready.status);
+    let Some(ready) = condition::find(new, READY) else {
+        return Vec::new();
+    };
+    let known = condition::find(old, READY)
+        .is_some_and(|before| before.reason == ready.reason && before.status == ready.status);
     if known {
         return Vec::new();
     }
     let warning = condition::is_true(new, STALLED);
-    vec![Event { warning, reason: ready.reason.clone(), message: ready.message.clone() }]
+    vec![Event {
+        warning,
+        reason: ready.reason.clone(),
+        message: ready.message.clone(),
+    }]
 }
