@@ -1,0 +1,68 @@
+# The index of commands. `make help` prints it; heavy work lives in the scripts and binaries called here.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(BESSEMER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bessemer)
+export BESSEMER_CACHE := $(CACHE)
+export CARGO_TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CACHE)/target)
+export LIBTORCH := $(CACHE)/libtorch-2.11.0
+export LIBTORCH_BYPASS_VERSION_CHECK := 1
+export LD_LIBRARY_PATH := $(LIBTORCH)/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
+export PATH := $(CACHE)/bin:$(PATH)
+SEEDS ?= 10000
+CARGO := cargo
+BIN := $(CARGO_TARGET_DIR)/release
+
+.PHONY: help
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | column -t -s "$$(printf '\t')"
+
+.PHONY: setup
+setup: ## install what the build needs (Debian packages, libtorch) if it is missing
+	@.ci/setup
+
+.PHONY: build
+build: setup ## build all binaries in the one profile that everything shares
+	$(CARGO) build --release --workspace --locked
+
+.PHONY: quickstart
+quickstart: build ## from text on this machine to a served model, on the embedded control plane
+	@examples/quickstart/run "$(BIN)"
+
+.PHONY: test
+test: setup ## everything that needs no cluster
+	$(CARGO) build --release --workspace --locked
+	$(CARGO) test --release --workspace --locked
+
+.PHONY: lint
+lint: setup ## format, clippy, file sizes, generated files, licences and bans, unused dependencies
+	.ci/lint
+
+.PHONY: generate
+generate: setup ## write generated files (CRD YAML, status page) from their sources
+	.ci/generate
+
+.PHONY: simulate
+simulate: setup ## run the simulation: SEEDS=n, FROM=first seed
+	$(CARGO) run --release --locked -p bessemer-e2e --bin simulate -- --seeds $(SEEDS) $(if $(FROM),--from $(FROM))
+
+.PHONY: e2e
+e2e: setup ## end-to-end tests on the embedded control plane, kubectl included
+	.ci/e2e
+
+.PHONY: parity
+parity: setup ## tests against the peers and the real data of ../shared/data
+	.ci/parity
+
+.PHONY: bench
+bench: setup ## print the figures of docs/benchmarks.md
+	.ci/bench
+
+.PHONY: kernels
+kernels: setup ## compile the CUDA kernels with nvcc from its wheel
+	kernels/build.sh
+
+.PHONY: env
+env: ## print the environment for plain cargo: eval "$(make -s env)"
+	@for name in CARGO_TARGET_DIR LIBTORCH LIBTORCH_BYPASS_VERSION_CHECK LD_LIBRARY_PATH PATH; do printf 'export %s=%q\n' "$$name" "$${!name}"; done
