@@ -1,10 +1,9 @@
 // Owns the C entry points for what libtorch has and tch does not bind: fused AdamW, foreach norms,
-// generator state, the determinism switch. No entry point lets an exception cross into Rust: each
+// dropping gradients, the determinism switch. No entry point lets an exception cross into Rust: each
 // returns nullptr on success, else a message that the caller releases with bessemer_torch_free.
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
-#include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/GradMode.h>
 #include <cstring>
 #include <vector>
@@ -83,30 +82,10 @@ char* bessemer_torch_scale(const Handle* tensors, size_t count, double factor) {
   });
 }
 
-// Zeroes every tensor in place.
-char* bessemer_torch_zero(const Handle* tensors, size_t count) {
+// Drops the gradients of all tensors, so that the next backward pass stores its own instead of adding.
+char* bessemer_torch_clear_gradients(const Handle* tensors, size_t count) {
   return guarded([&] {
-    c10::NoGradGuard no_grad;
-    auto values = list(tensors, count);
-    at::_foreach_zero_(values);
-  });
-}
-
-// State of the CPU generator as a new tensor of bytes.
-char* bessemer_torch_generator_state(Handle* state) {
-  return guarded([&] {
-    auto generator = at::detail::getDefaultCPUGenerator();
-    std::lock_guard<std::mutex> lock(generator.mutex());
-    *state = new at::Tensor(generator.get_state());
-  });
-}
-
-// Sets the state of the CPU generator.
-char* bessemer_torch_set_generator_state(Handle state) {
-  return guarded([&] {
-    auto generator = at::detail::getDefaultCPUGenerator();
-    std::lock_guard<std::mutex> lock(generator.mutex());
-    generator.set_state(*state);
+    for (size_t i = 0; i < count; ++i) tensors[i]->mutable_grad().reset();
   });
 }
 

@@ -1,5 +1,5 @@
-//! Owns the safe face of what libtorch has and tch does not bind (fused AdamW, foreach norms, generator
-//! state, the determinism switch); it must not hold model or training logic.
+//! Owns the safe face of what libtorch has and tch does not bind (fused AdamW, foreach norms,
+//! dropping gradients, the determinism switch); it must not hold model or training logic.
 
 #![allow(unsafe_code)] // reason: this crate is the foreign-function boundary; every block says what it relies on
 
@@ -25,9 +25,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn bessemer_torch_global_norm(tensors: *const *mut C_tensor, count: usize, norm: *mut f64) -> *mut c_char;
     fn bessemer_torch_scale(tensors: *const *mut C_tensor, count: usize, factor: f64) -> *mut c_char;
-    fn bessemer_torch_zero(tensors: *const *mut C_tensor, count: usize) -> *mut c_char;
-    fn bessemer_torch_generator_state(state: *mut *mut C_tensor) -> *mut c_char;
-    fn bessemer_torch_set_generator_state(state: *mut C_tensor) -> *mut c_char;
+    fn bessemer_torch_clear_gradients(tensors: *const *mut C_tensor, count: usize) -> *mut c_char;
     fn bessemer_torch_deterministic(on: bool) -> *mut c_char;
 }
 
@@ -142,37 +140,16 @@ pub fn scale(tensors: &[Tensor], factor: f64) -> Result<(), Error> {
     check(unsafe { bessemer_torch_scale(handles(tensors).as_ptr(), tensors.len(), factor) })
 }
 
-/// Zeroes every tensor in place.
+/// Drops the gradients of all tensors, so that the next backward pass stores its own instead of adding.
 ///
 /// # Errors
 /// What libtorch refuses.
-pub fn zero(tensors: &[Tensor]) -> Result<(), Error> {
+pub fn clear_gradients(tensors: &[Tensor]) -> Result<(), Error> {
     if tensors.is_empty() {
         return Ok(());
     }
     // SAFETY: the handles stay alive for the call.
-    check(unsafe { bessemer_torch_zero(handles(tensors).as_ptr(), tensors.len()) })
-}
-
-/// State of the CPU random generator, a tensor of bytes.
-///
-/// # Errors
-/// What libtorch refuses.
-pub fn generator_state() -> Result<Tensor, Error> {
-    let mut state: *mut C_tensor = std::ptr::null_mut();
-    // SAFETY: `state` is a valid place to write.
-    check(unsafe { bessemer_torch_generator_state(&raw mut state) })?;
-    // SAFETY: on success the shim gave us a new tensor that nobody else owns.
-    Ok(unsafe { Tensor::from_ptr(state) })
-}
-
-/// Puts the CPU random generator into a state that [`generator_state`] returned.
-///
-/// # Errors
-/// A tensor that is no such state.
-pub fn set_generator_state(state: &Tensor) -> Result<(), Error> {
-    // SAFETY: the handle stays alive for the call.
-    check(unsafe { bessemer_torch_set_generator_state(state.as_ptr().cast_mut()) })
+    check(unsafe { bessemer_torch_clear_gradients(handles(tensors).as_ptr(), tensors.len()) })
 }
 
 /// Refuses (true) or allows operations without a deterministic implementation, in the whole process.
