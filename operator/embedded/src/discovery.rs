@@ -1,5 +1,7 @@
 //! Owns what clients learn about the server: groups, resources, versions, health, keys. Must not touch objects.
 
+mod openapi;
+
 use http::Response;
 use serde_json::{Map, Value, json};
 
@@ -53,6 +55,15 @@ pub fn serve(
             "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
         }),
         ["healthz" | "livez" | "readyz", ..] => return Ok(Response::new(Body::whole("ok"))),
+        ["openapi", "v3"] => openapi::index(registry),
+        ["openapi", "v3", "api", version] if registry.has_version("", version) => openapi::document(registry, "", version),
+        ["openapi", "v3", "apis", group, version] if registry.has_version(group, version) => {
+            openapi::document(registry, group, version)
+        }
+        ["openapi", "v2"] => match form {
+            Form::Other(media) => return Err(Failure::not_acceptable(format!("only application/json is served here (got {media})"))),
+            _ => openapi::swagger(registry),
+        },
         ["openid", "v1", "jwks"] => issuer.ok_or_else(Failure::no_such_path)?.keys(),
         [".well-known", "openid-configuration"] => {
             issuer.ok_or_else(Failure::no_such_path)?.configuration()

@@ -155,15 +155,6 @@ impl FieldSelector {
         self.0.is_empty()
     }
 
-    /// The name demanded by `metadata.name=...`, if any.
-    #[must_use]
-    pub fn name(&self) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(f, equal, _)| *equal && f == "metadata.name")
-            .map(|(_, _, v)| v.as_str())
-    }
-
     /// Whether the object satisfies every term; an absent field reads as "".
     #[must_use]
     pub fn matches(&self, object: &Value) -> bool {
@@ -216,7 +207,6 @@ mod tests {
     fn field_selectors_refuse_unknown_fields() {
         let any = |f: &str| f == "metadata.name" || f == "spec.x";
         let selector = FieldSelector::parse("metadata.name=a,spec.x!=1", &any).unwrap();
-        assert_eq!(selector.name(), Some("a"));
         assert!(selector.matches(&json!({"metadata": {"name": "a"}, "spec": {"x": 2}})));
         assert!(!selector.matches(&json!({"metadata": {"name": "a"}, "spec": {"x": 1}})));
         assert_eq!(
