@@ -5,16 +5,22 @@
 
 pub mod action;
 pub mod condition;
+mod dataset;
 pub mod dependency;
+mod evaluation;
+mod finetune;
 pub mod kind;
 pub mod label;
 pub mod peer;
 pub mod plan;
 pub mod pod;
+mod pretrainjob;
 pub mod query;
 pub mod reason;
 pub mod run;
 pub mod settings;
+mod training;
+pub mod unimplemented;
 
 pub use action::{Action, ObjectRef, Propagation, StoreOperation};
 pub use kind::{CHILD_KINDS, Children, Kind, Observed, World, observe};

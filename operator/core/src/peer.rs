@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use bessemer_api::{Artifact, InputDigest, Kind as KindName, MetricResult};
+use bessemer_api::{Artifact, CommonStatus, InputDigest, Kind as KindName, MetricResult};
 
 use serde::{Deserialize, Serialize};
+
+use crate::condition::{self, READY};
+use crate::kind::Kind;
 
 /// An object of one of the five kinds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -107,6 +110,35 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// The view of an object by its common status.
+    pub fn of<K: Kind>(object: &K, status: &CommonStatus) -> Self {
+        let meta = object.meta();
+        let generation = meta.generation.unwrap_or_default();
+        let deleting = meta.deletion_timestamp.is_some();
+        let ready = condition::find(&status.conditions, READY);
+        Self {
+            key: object.key(),
+            uid: meta.uid.clone().unwrap_or_default(),
+            standing: condition::standing(
+                &status.conditions,
+                deleting,
+                generation,
+                status.observed_generation,
+            ),
+            reason: ready.map(|c| c.reason.clone()).unwrap_or_default(),
+            message: ready.map(|c| c.message.clone()).unwrap_or_default(),
+            references: object.references(),
+            artifact: status.artifact.clone(),
+            inputs: status.inputs.clone(),
+            results: Vec::new(),
+            purpose: None,
+            tokens: None,
+            context_length: None,
+            trace_id: status.trace_id.clone(),
+            serving: Vec::new(),
+        }
+    }
+
     /// All digests that this object needs to stay in the store.
     pub fn digests(&self) -> BTreeSet<String> {
         let own = self.artifact.iter().map(|artifact| artifact.digest.clone());

@@ -1,10 +1,11 @@
 //! Owns what the four run-to-completion kinds share: the identity of a run and the seam to their specs. It must
 //! not know any of the specs.
 
-mod attempt;
+pub(crate) mod attempt;
 mod cleanup;
 mod plan;
 mod render;
+mod stage;
 mod status;
 
 use bessemer_api::{CommonStatus, InputDigest, ObjectPolicy, RunPolicy};
@@ -18,6 +19,7 @@ use crate::reason::{self, Invalid};
 
 pub use plan::plan;
 pub use render::{CONFIG_FILE, Rendered, render};
+pub use status::{Told, checkpoint, losses, transitions, waiting};
 
 /// A kind whose objects run to completion.
 pub trait RunKind: Kind<Resolved = Run> {

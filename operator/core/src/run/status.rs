@@ -1,7 +1,7 @@
 //! Owns the common status of a run: what is carried over, progress that never falls, transitions as events. It must
 //! not decide the verdict.
 
-use bessemer_api::{CommonStatus, Progress};
+use bessemer_api::{CheckpointStatus, CommonStatus, Losses, Progress};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -9,7 +9,7 @@ use super::{Identity, RunKind};
 use crate::condition::{self, READY, STALLED, Verdict, Wanted, whole_seconds};
 use crate::kind::Observed;
 use crate::plan::Event;
-use crate::query::Received;
+use crate::query::{Artefact, Received};
 use crate::reason::Reason;
 
 /// Seconds between two writes of progress alone.
@@ -203,4 +203,30 @@ pub fn transitions(old: &[Condition], new: &[Condition]) -> Vec<Event> {
         reason: ready.reason.clone(),
         message: ready.message.clone(),
     }]
+}
+
+/// The newest checkpoint: the report's if it is later, else the one known.
+pub fn checkpoint(
+    old: Option<CheckpointStatus>,
+    received: Option<&Received>,
+) -> Option<CheckpointStatus> {
+    let told =
+        received.and_then(|received| Some((received.report.checkpoint.as_ref()?, received.at)));
+    let Some((report, at)) = told else { return old };
+    let step = i64::try_from(report.step).unwrap_or(i64::MAX);
+    if old.as_ref().is_some_and(|old| old.step >= step) {
+        return old;
+    }
+    let time = Some(Time(whole_seconds(at)));
+    Some(CheckpointStatus {
+        step,
+        uri: report.uri.clone(),
+        digest: report.digest.clone(),
+        time,
+    })
+}
+
+/// The losses that a model's manifest tells (`statistics.losses`).
+pub fn losses(artefact: &Artefact) -> Option<Losses> {
+    serde_json::from_value(artefact.statistics.get("losses")?.clone()).ok()
 }

@@ -1,0 +1,25 @@
+//! Owns the status of a Dataset beyond the common part. It must not decide.
+
+use bessemer_api::{CommonStatus, Dataset, DatasetStatistics, DatasetStatus};
+use serde_json::Value;
+
+use crate::run::News;
+
+pub(super) fn status(object: &Dataset, common: CommonStatus, news: News<'_>) -> Value {
+    let old = object.status.clone().unwrap_or_default();
+    let mut new = DatasetStatus {
+        common,
+        ..old.clone()
+    };
+    if let Some(artefact) = news.artefact {
+        new.statistics =
+            serde_json::from_value::<DatasetStatistics>(artefact.statistics.clone()).ok();
+        let changed = old
+            .common
+            .artifact
+            .is_none_or(|before| before.digest != artefact.digest);
+        new.version =
+            Some(old.version.unwrap_or(0) + i64::from(changed)).filter(|version| *version > 0);
+    }
+    serde_json::to_value(new).unwrap_or_default()
+}

@@ -1,0 +1,31 @@
+//! Owns the status of a PretrainJob beyond the common part. It must not decide.
+
+use bessemer_api::{CommonStatus, ModelSize, PretrainJob, PretrainJobStatus};
+use serde_json::Value;
+
+use crate::run::{News, checkpoint, losses};
+
+pub(super) fn status(object: &PretrainJob, common: CommonStatus, news: News<'_>) -> Value {
+    let old = object.status.clone().unwrap_or_default();
+    let mut new = PretrainJobStatus {
+        common,
+        ..PretrainJobStatus::default()
+    };
+    // The model and its losses are those of the last artefact; the checkpoint is the run's.
+    new.model.clone_from(&old.model);
+    new.losses.clone_from(&old.losses);
+    new.last_checkpoint = checkpoint(old.last_checkpoint.filter(|_| news.same_run), news.progress);
+    if let Some(artefact) = news.artefact {
+        let parameters = artefact
+            .statistics
+            .get("parameters")
+            .and_then(Value::as_i64);
+        new.model = parameters.map(|parameters| ModelSize {
+            parameters,
+            estimated_flops: None,
+            actual_flops: artefact.statistics.get("flops").and_then(Value::as_f64),
+        });
+        new.losses = losses(artefact);
+    }
+    serde_json::to_value(new).unwrap_or_default()
+}

@@ -1,0 +1,153 @@
+//! Owns the resolution of the blocks that training kinds share: batch, optimizer, schedule, checkpoints. It must fill in
+//! every default that decides the result, since the run key covers what is rendered.
+
+use bessemer_api::{
+    Checkpoint, ObjectPolicy, OptimizerName, PrecisionName, ScheduleName, Training,
+};
+use bessemer_protocol::task::{
+    Batch, CheckpointPolicy, Optimizer, OptimizerKind, Precision, Schedule, ScheduleKind,
+};
+
+use crate::reason::{self, Invalid};
+use crate::settings::Settings;
+
+/// Sequences of a global batch when the spec does not say.
+const SEQUENCES: u32 = 16;
+/// Added to the root of AdamW's second moment (PyTorch's default).
+const EPSILON: f64 = 1e-8;
+
+/// The batch of an optimizer step.
+///
+/// # Errors
+/// When `batchTokens` is less than one sequence or `microBatch` does not divide the batch.
+pub fn batch(training: &Training, sequence_length: u32) -> Result<Batch, Invalid> {
+    let length = u64::from(sequence_length.max(1));
+    let sequences = match training.batch_tokens {
+        None => SEQUENCES,
+        Some(tokens) if tokens.0 < length => {
+            return Err(invalid(format!(
+                "spec.training.batchTokens ({tokens}) is less than one sequence of {length} tokens"
+            )));
+        }
+        Some(tokens) => u32::try_from(tokens.0 / length)
+            .map_err(|_| invalid(format!("spec.training.batchTokens ({tokens}) is too large")))?,
+    };
+    let micro_batch = training.micro_batch.map_or(sequences, number);
+    if micro_batch == 0 || sequences % micro_batch != 0 {
+        return Err(invalid(format!(
+            "spec.training.microBatch ({micro_batch}) must divide the {sequences} sequences of a batch"
+        )));
+    }
+    Ok(Batch {
+        sequences,
+        micro_batch,
+        sequence_length,
+    })
+}
+
+/// The optimizer.
+pub fn optimizer(training: &Training) -> Optimizer {
+    let kind = match training.optimizer {
+        OptimizerName::AdamW | OptimizerName::Muon => OptimizerKind::AdamW, // Muon is refused before
+    };
+    Optimizer {
+        kind,
+        learning_rate: training.learning_rate,
+        beta1: training.beta1,
+        beta2: training.beta2,
+        epsilon: EPSILON,
+        weight_decay: training.weight_decay,
+        gradient_clip_norm: training.gradient_clip_norm,
+    }
+}
+
+/// The schedule over `steps` optimizer steps; `None` when the worker learns their number only from the data.
+///
+/// # Errors
+/// When the warmup is longer than the run, or WSD has no number of steps to decay over.
+pub fn schedule(training: &Training, steps: Option<u64>) -> Result<Schedule, Invalid> {
+    let kind = match training.schedule {
+        ScheduleName::Cosine => ScheduleKind::Cosine,
+        ScheduleName::WSD => ScheduleKind::WSD,
+        ScheduleName::Linear => ScheduleKind::Linear,
+        ScheduleName::Constant => ScheduleKind::Constant,
+    };
+    let given = training
+        .warmup_steps
+        .map(|steps| u64::try_from(steps).unwrap_or(0));
+    let warmup_steps = given.unwrap_or_else(|| steps.map_or(0, |steps| steps / 50));
+    if steps.is_some_and(|steps| warmup_steps > steps) {
+        return Err(invalid(format!(
+            "spec.training.warmupSteps ({warmup_steps}) exceeds the {} steps of the run",
+            steps.unwrap_or_default()
+        )));
+    }
+    let decay_steps = match (kind, steps) {
+        (ScheduleKind::WSD, Some(steps)) => (steps / 5).min(steps - warmup_steps),
+        (ScheduleKind::WSD, None) => {
+            return Err(invalid(
+                "spec.training.schedule WSD needs spec.training.steps",
+            ));
+        }
+        _ => 0,
+    };
+    Ok(Schedule {
+        kind,
+        warmup_steps,
+        decay_steps,
+        final_share: training.final_learning_rate_share,
+    })
+}
+
+/// The arithmetic.
+pub fn precision(training: &Training) -> Precision {
+    match training.precision {
+        PrecisionName::BF16 => Precision::BF16,
+        PrecisionName::FP32 | PrecisionName::FP16 | PrecisionName::FP8 => Precision::FP32, // refused before
+    }
+}
+
+/// Checkpoints: every minute when the spec does not say.
+pub fn checkpoint(checkpoint: &Checkpoint) -> CheckpointPolicy {
+    let every_steps = checkpoint
+        .every_steps
+        .and_then(|steps| u64::try_from(steps).ok())
+        .unwrap_or(0);
+    let every_seconds = checkpoint
+        .every_seconds
+        .and_then(|seconds| u64::try_from(seconds).ok());
+    CheckpointPolicy {
+        every_steps,
+        every_seconds: every_seconds.unwrap_or(if every_steps == 0 { 60 } else { 0 }),
+        keep: number(checkpoint.keep),
+    }
+}
+
+/// Threads of a worker: its CPUs, rounded up, or the operator's default.
+pub fn threads(policy: &ObjectPolicy, settings: &Settings) -> u32 {
+    let cpu = policy
+        .resources
+        .cpu
+        .as_deref()
+        .and_then(|text| match text.strip_suffix('m') {
+            Some(milli) => milli.parse::<f64>().ok().map(|milli| milli / 1000.0),
+            None => text.parse::<f64>().ok(),
+        });
+    cpu.filter(|cpu| *cpu > 0.0)
+        .map_or(settings.threads, |cpu| cpu.ceil().min(1024.0) as u32)
+        .max(1)
+}
+
+/// A bounded integer of a spec.
+pub fn number(value: i32) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
+
+/// A bounded integer of a spec.
+pub fn long(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+fn invalid(message: impl Into<String>) -> Invalid {
+    Invalid::terminal(reason::INVALID_SPEC, message)
+}
