@@ -1,8 +1,9 @@
 //! Owns low-rank adapters (LoRA, Hu et al. 2021) of linear layers; it must not know which layers a family has.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::Error;
+use crate::initialise::normal;
 
 /// Projections that an adapter can name.
 pub const TARGETS: [&str; 7] = ["q", "k", "v", "o", "gate", "up", "down"];
@@ -56,17 +57,24 @@ pub(crate) struct Adapter {
 
 impl Adapter {
     /// A from N(0, 1/in) (as PEFT's Gaussian choice, variance-preserving), B zero: the model starts unchanged.
-    pub fn new(name: String, spec: &AdapterSpec, inputs: i64, start: i64, width: i64, like: &Tensor) -> Self {
-        let options = (Kind::Float, like.device());
-        let a = Tensor::randn([spec.rank, inputs], options) / (inputs as f64).sqrt();
-        Self {
+    pub fn new(
+        name: String,
+        spec: &AdapterSpec,
+        inputs: i64,
+        (start, width): (i64, i64),
+        seed: u64,
+        device: Device,
+    ) -> Result<Self, Error> {
+        let deviation = 1.0 / (inputs as f64).sqrt();
+        let a = normal(seed, &format!("{name}.lora_A"), &[spec.rank, inputs], deviation, device)?;
+        Ok(Self {
             name,
             a: a.set_requires_grad(true),
-            b: Tensor::zeros([width, spec.rank], options).set_requires_grad(true),
+            b: Tensor::zeros([width, spec.rank], (Kind::Float, device)).set_requires_grad(true),
             scale: spec.alpha / spec.rank as f64,
             start,
             width,
-        }
+        })
     }
 
     /// Adds the update of `x` `[tokens, in]` to `y` `[tokens, out]`.

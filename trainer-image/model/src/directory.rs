@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::model::Model;
+use crate::chat::ChatTemplate;
 use crate::{Config, Error, hugging_face, weight};
 
 /// Architecture.
@@ -201,13 +202,21 @@ impl Directory {
     /// The chat template in tokenizer_config.json, if there is one.
     ///
     /// # Errors
-    /// [`Error::Content`] when the file is damaged.
-    pub fn chat_template(&self) -> Result<Option<String>, Error> {
+    /// [`Error::Content`] when the file is damaged, [`Error::Chat`] when the template cannot be parsed.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
         if !self.path(TOKENIZER_CONFIG_FILE).exists() {
             return Ok(None);
         }
         let root = self.json(TOKENIZER_CONFIG_FILE)?;
-        Ok(root.get("chat_template").and_then(Value::as_str).map(str::to_owned))
+        // A token is a string, or an object whose content is the string.
+        let token = |key: &str| {
+            let value = root.get(key);
+            value.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str())).unwrap_or_default()
+        };
+        match root.get("chat_template").and_then(Value::as_str) {
+            Some(source) => ChatTemplate::new(source, token("bos_token"), token("eos_token")).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The tokenizer.

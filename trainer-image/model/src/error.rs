@@ -32,6 +32,9 @@ pub enum Error {
     /// An adapter that does not fit the model.
     #[error("adapter: {0}")]
     Adapter(String),
+    /// A chat template that cannot be parsed, or that refuses the messages.
+    #[error("chat template: {0}")]
+    Chat(String),
     /// A sequence longer than the model's context.
     #[error("{wanted} tokens do not fit into the model's context of {limit}; shorten the sequence")]
     Context {
@@ -53,6 +56,7 @@ impl Error {
             Self::File { .. } => "ModelFile",
             Self::Content { .. } => "ModelDamaged",
             Self::Adapter(_) => "InvalidAdapter",
+            Self::Chat(_) => "InvalidChatTemplate",
             Self::Context { .. } => "ContextTooLong",
             Self::Libtorch(_) => "LibtorchError",
         }

@@ -8,10 +8,12 @@
 mod adapter;
 mod attention;
 mod cache;
+mod chat;
 mod config;
 mod directory;
 mod error;
 mod hugging_face;
+mod initialise;
 mod layer;
 mod model;
 mod parameter;
@@ -19,6 +21,7 @@ mod weight;
 
 pub use adapter::{AdapterSpec, TARGETS};
 pub use cache::{Cache, Segment};
+pub use chat::{ChatTemplate, Message};
 pub use config::{Config, Family};
 pub use directory::{
     CHAT_TEMPLATE, CONFIG_FILE, Directory, GENERATION_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE,

@@ -7,6 +7,7 @@ use crate::adapter::{Adapter, AdapterSpec};
 use crate::attention::{Attention, Pattern, Projection, Rotary};
 use crate::cache::{Cache, Segment};
 use crate::config::{Config, Family};
+use crate::initialise::normal;
 use crate::layer::{FeedForward, Layout, Linear, Norm, NormForm, cast};
 use crate::parameter::Parameter;
 use crate::Error;
@@ -29,7 +30,7 @@ pub struct Model {
     rotary: Option<Rotary>,
     blocks: Vec<Block>,
     norm: Norm,
-    /// The head when it is no shared with the embedding, `[vocabulary, hidden]`.
+    /// The head when it is not shared with the embedding, `[vocabulary, hidden]`.
     head: Option<Tensor>,
     compute: Kind,
 }
@@ -46,20 +47,19 @@ pub(crate) enum Role {
 
 impl Model {
     /// A new model with nanoGPT's initialisation: N(0, 0.02), residual projections 0.02 / sqrt(2 layers), norms
-    /// one, biases zero. Draws from libtorch's generator, which is set to `seed` first. Weights are FP32 and
-    /// trainable; `compute` is the kind of the matrices' arithmetic.
+    /// one, biases zero; every weight is a function of `seed` and its name. Weights are FP32 and trainable;
+    /// `compute` is the kind of the matrices' arithmetic.
     ///
     /// # Errors
     /// [`Error::Config`] for an impossible shape.
     pub fn new(config: Config, seed: u64, compute: Kind, device: Device) -> Result<Self, Error> {
         config.validate()?;
-        tch::manual_seed(i64::from_ne_bytes(seed.to_ne_bytes()));
         let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
         let options = (Kind::Float, device);
-        let mut model = Self::build(config, compute, |_, shape, role| {
+        let mut model = Self::build(config, compute, |name, shape, role| {
             Ok(match role {
-                Role::Matrix => Tensor::empty(shape, options).normal_(0.0, 0.02),
-                Role::Residual => Tensor::empty(shape, options).normal_(0.0, residual),
+                Role::Matrix => normal(seed, name, shape, 0.02, device)?,
+                Role::Residual => normal(seed, name, shape, residual, device)?,
                 Role::Scale => Tensor::ones(shape, options),
                 Role::Bias => Tensor::zeros(shape, options),
             })
@@ -265,8 +265,8 @@ impl Model {
         }
     }
 
-    /// Adds low-rank adapters to every block and freezes everything else. Draws from libtorch's generator, which
-    /// is set to `seed` first. The outputs do not change until the adapters are trained.
+    /// Adds low-rank adapters to every block and freezes everything else; their first values are a function of
+    /// `seed` and name. The outputs do not change until the adapters are trained.
     ///
     /// # Errors
     /// [`Error::Adapter`] for a bad rank, alpha or target, or one that this family lacks (`gate` in GPT-2).
@@ -275,7 +275,6 @@ impl Model {
         if self.config.family == Family::Gpt2 && spec.targets.iter().any(|target| target == "gate") {
             return Err(Error::Adapter("GPT-2 has no gate projection; leave `gate` out".to_owned()));
         }
-        tch::manual_seed(i64::from_ne_bytes(seed.to_ne_bytes()));
         self.set_trainable(false);
         for block in &mut self.blocks {
             let feed = block.feed.linears_mut().into_iter().map(|(target, linear)| {
@@ -287,7 +286,7 @@ impl Model {
                 for (target, start, width) in parts {
                     if spec.targets.iter().any(|wanted| wanted == target) {
                         let name = format!("{}.{target}", linear.name);
-                        linear.adapters.push(Adapter::new(name, spec, inputs, start, width, &linear.weight));
+                        linear.adapters.push(Adapter::new(name, spec, inputs, (start, width), seed, linear.weight.device())?);
                     }
                 }
             }

@@ -142,7 +142,9 @@ fn the_chat_template_comes_with_the_tokenizer() {
     std::fs::write(from.path().join(TOKENIZER_FILE), "{}").unwrap();
     let directory = Directory::new(to.path());
     directory.save_tokenizer(from.path(), "<|endoftext|>").unwrap();
-    assert_eq!(directory.chat_template().unwrap().as_deref(), Some(CHAT_TEMPLATE));
+    let template = directory.chat_template().unwrap().unwrap();
+    let text = template.render(&[crate::Message::new("user", "hi")], true).unwrap();
+    assert_eq!(text, "<|user|>hi<|end|><|assistant|>");
     let error = directory.tokenizer().unwrap_err();
     assert!(error.to_string().contains(TOKENIZER_FILE), "{error}");
     // A second copy takes over what is there.
