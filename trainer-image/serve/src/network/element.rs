@@ -1,0 +1,139 @@
+//! Owns the element-wise and normalising arithmetic between the matrices. It must treat every row
+//! alone, so that a row's bits do not depend on its batch.
+
+/// Root-mean-square normalisation (Zhang and Sennrich 2019) of each row of `values`, times `gain`.
+pub fn rms_norm(values: &[f32], gain: &[f32], epsilon: f32) -> Vec<f32> {
+    let mut output = values.to_vec();
+    for row in output.chunks_exact_mut(gain.len().max(1)) {
+        let squares: f32 = sum(row.iter().map(|value| value * value));
+        let scale = 1.0 / (squares / gain.len() as f32 + epsilon).sqrt();
+        row.iter_mut().zip(gain).for_each(|(value, gain)| *value = *value * scale * gain);
+    }
+    output
+}
+
+/// Layer normalisation (Ba et al. 2016) of each row of `values`, times `gain`, plus `bias`.
+pub fn layer_norm(values: &[f32], gain: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
+    let mut output = values.to_vec();
+    let width = gain.len() as f32;
+    for row in output.chunks_exact_mut(gain.len().max(1)) {
+        let mean = sum(row.iter().copied()) / width;
+        let variance = sum(row.iter().map(|value| (value - mean) * (value - mean))) / width;
+        let scale = 1.0 / (variance + epsilon).sqrt();
+        for ((value, gain), bias) in row.iter_mut().zip(gain).zip(bias) {
+            *value = (*value - mean) * scale * gain + bias;
+        }
+    }
+    output
+}
+
+/// Sum with sixteen partial sums: fixed order, less rounding than one chain.
+fn sum(values: impl Iterator<Item = f32>) -> f32 {
+    let mut parts = [0.0_f32; 16];
+    for (index, value) in values.enumerate() {
+        if let Some(part) = parts.get_mut(index % 16) {
+            *part += value;
+        }
+    }
+    parts.iter().sum()
+}
+
+/// SwiGLU (Shazeer 2020): rows of [gate, up] halves to silu(gate) * up.
+pub fn gated_silu(values: &[f32], width: usize) -> Vec<f32> {
+    let mut output = Vec::with_capacity(values.len() / 2);
+    for row in values.chunks_exact(width * 2) {
+        let (gate, up) = row.split_at(width);
+        output.extend(gate.iter().zip(up).map(|(gate, up)| gate / (1.0 + exp(-gate)) * up));
+    }
+    output
+}
+
+/// GELU in the tanh form that GPT-2 was trained with (Hendrycks and Gimpel 2016), in place.
+pub fn gelu(values: &mut [f32]) {
+    const ROOT: f32 = 0.797_884_6; // sqrt(2 / pi)
+    for value in values {
+        let x = *value;
+        *value = 0.5 * x * (1.0 + (ROOT * (x + 0.044_715 * x * x * x)).tanh());
+    }
+}
+
+/// Softmax weights of `scores * scale`, unnormalised, in place; returns their sum.
+pub fn softmax_weights(scores: &mut [f32], scale: f32) -> f32 {
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.iter_mut().for_each(|score| *score = exp((*score - highest) * scale));
+    sum(scores.iter().copied())
+}
+
+/// e^x within 2 units in the last place, without branches so that loops over it become vector
+/// code (Cephes' expf: reduction by ln 2 in two parts, polynomial of degree 5). Saturates instead
+/// of overflowing; NaN stays NaN.
+pub fn exp(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
+    let x = if x < -87.3 { -87.3 } else if x > 88.3 { 88.3 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + SHIFT;
+    let whole = shifted - SHIFT;
+    let rest = x - whole * 0.693_359_4 - whole * -2.121_944_4e-4;
+    let polynomial = ((((1.987_569_1e-4 * rest + 1.398_2e-3) * rest + 8.333_452e-3) * rest + 4.166_579_6e-2) * rest
+        + 1.666_666_5e-1)
+        * rest
+        + 5.000_000_1e-1;
+    let fraction = polynomial * rest * rest + rest + 1.0;
+    let exponent = (shifted.to_bits().wrapping_add(127)) << 23;
+    fraction * f32::from_bits(exponent)
+}
+
+/// Rotates the halves of each head of `vector` by the angles of one position: `cosines` and
+/// `sines` hold half a head's width.
+pub fn rotate(vector: &mut [f32], cosines: &[f32], sines: &[f32]) {
+    for head in vector.chunks_exact_mut(cosines.len() * 2) {
+        let (left, right) = head.split_at_mut(cosines.len());
+        for (((a, b), cosine), sine) in left.iter_mut().zip(right).zip(cosines).zip(sines) {
+            (*a, *b) = (*a * cosine - *b * sine, *b * cosine + *a * sine);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponential_is_close_everywhere() {
+        let worst = (-8700..8830)
+            .map(|i| i as f32 / 100.0)
+            .map(|x| ((f64::from(exp(x)) - f64::from(x).exp()) / f64::from(x).exp()).abs())
+            .fold(0.0, f64::max);
+        assert!(worst < 2.5e-7, "{worst}");
+        assert!(exp(f32::NEG_INFINITY) < 2e-38 && exp(f32::INFINITY).is_finite() && exp(f32::NAN).is_nan());
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn norms_have_their_defining_moments() {
+        let values: Vec<f32> = (0..80).map(|i| (i as f32 * 0.7).sin() * 3.0 + 1.0).collect();
+        let gain = vec![1.0; 40];
+        let root = rms_norm(&values, &gain, 0.0);
+        assert!((root[..40].iter().map(|v| v * v).sum::<f32>() / 40.0 - 1.0).abs() < 1e-5);
+        let layer = layer_norm(&values, &gain, &vec![2.0; 40], 0.0);
+        assert!((layer[40..].iter().sum::<f32>() / 40.0 - 2.0).abs() < 1e-5);
+        assert!((layer[40..].iter().map(|v| (v - 2.0) * (v - 2.0)).sum::<f32>() / 40.0 - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn activations_have_known_values() {
+        assert!((gated_silu(&[1.0, 2.0], 1)[0] - 2.0 * 0.731_058_6).abs() < 1e-6);
+        let mut values = [1.0, -1.0, 0.0];
+        gelu(&mut values);
+        assert!((values[0] - 0.841_192).abs() < 1e-5 && (values[1] + 0.158_808).abs() < 1e-5 && values[2] == 0.0);
+        let mut scores = [0.0, 2.0_f32.ln()];
+        let sum = softmax_weights(&mut scores, 1.0);
+        assert!((scores[1] / sum - 2.0 / 3.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn rotation_by_a_quarter_turn_swaps_halves() {
+        let mut vector = [1.0, 2.0, 3.0, 4.0];
+        rotate(&mut vector, &[0.0, 1.0], &[1.0, 0.0]);
+        assert_eq!(vector, [-3.0, 2.0, 1.0, 4.0]);
+    }
+}
