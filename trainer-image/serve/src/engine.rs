@@ -35,15 +35,16 @@ pub trait Model: Send {
 pub struct Native {
     network: Network,
     store: Store,
+    ends: Vec<u32>,
 }
 
 impl Native {
-    /// `network` with a cache of `blocks` blocks.
+    /// `network` with a cache of `blocks` blocks; `ends` are the ids that end a text.
     #[must_use]
-    pub fn new(network: Network, blocks: usize) -> Self {
-        let shape = network.architecture();
+    pub fn new(network: Network, blocks: usize, ends: Vec<u32>) -> Self {
+        let shape = network.shape();
         let store = Store::new(shape.layers, blocks, shape.key_value_heads, shape.head_width);
-        Self { network, store }
+        Self { network, store, ends }
     }
 }
 
@@ -53,11 +54,11 @@ impl Model for Native {
     }
 
     fn vocabulary(&self) -> usize {
-        self.network.architecture().vocabulary
+        self.network.shape().vocabulary
     }
 
     fn ends(&self) -> &[u32] {
-        &self.network.architecture().end_of_text
+        &self.ends
     }
 }
 

@@ -4,40 +4,57 @@
 //!
 //! The plain reference is bessemer-model's libtorch forward pass; a test compares them.
 
-mod architecture;
-mod checkpoint;
 mod element;
 mod matrix;
+mod weight;
 
-pub use architecture::{Architecture, ArchitectureError, Position};
-pub use checkpoint::CheckpointError;
 pub(crate) use element::exp;
+pub use weight::LoadError;
 
 use crate::cache::Store;
 use crate::kernel::{self, Weights};
-use checkpoint::Checkpoint;
+use bessemer_model::{Config, Family, Model};
 use matrix::Matrix;
 use rayon::prelude::*;
-use std::path::Path;
+use weight::Source;
 
-/// Why a model cannot be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// Its shape is refused.
-    #[error(transparent)]
-    Architecture(#[from] ArchitectureError),
-    /// Its weights are refused.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+/// Shape of the model, in this engine's integers.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Family.
+    pub family: Family,
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads; divides `heads`.
+    pub key_value_heads: usize,
+    /// Width of a head.
+    pub head_width: usize,
+    /// Width of the feed-forward layer.
+    pub feed_forward: usize,
+    /// Token ids.
+    pub vocabulary: usize,
+    /// Positions the model was built for.
+    pub context: usize,
 }
 
-impl LoadError {
-    /// Stable word for conditions and metrics.
-    #[must_use]
-    pub fn category(&self) -> &'static str {
-        match self {
-            Self::Architecture(error) => error.category(),
-            Self::Checkpoint(error) => error.category(),
+impl From<&Config> for Shape {
+    fn from(config: &Config) -> Self {
+        // The configuration was validated: every size is at least 1.
+        let size = |value: i64| usize::try_from(value).unwrap_or(0);
+        Self {
+            family: config.family,
+            layers: size(config.layers),
+            hidden: size(config.hidden_size),
+            heads: size(config.heads),
+            key_value_heads: size(config.key_value_heads),
+            head_width: size(config.head_size),
+            feed_forward: size(config.feed_forward_size),
+            vocabulary: size(config.vocabulary_size),
+            context: size(config.context_length),
         }
     }
 }
@@ -58,15 +75,21 @@ pub struct Row {
 /// Gain and, in the GPT-2 family, bias of a normalisation.
 #[derive(Debug)]
 struct Norm {
+    family: Family,
     gain: Vec<f32>,
-    bias: Option<Vec<f32>>,
+    bias: Vec<f32>,
 }
 
 impl Norm {
+    fn take(weights: &mut Source, family: Family, name: &str) -> Result<Self, LoadError> {
+        let bias = weights.optional_vector(&format!("{name}.bias"))?;
+        Ok(Self { family, gain: weights.vector(&format!("{name}.weight"))?, bias })
+    }
+
     fn apply(&self, values: &[f32], epsilon: f32) -> Vec<f32> {
-        match &self.bias {
-            Some(bias) => element::layer_norm(values, &self.gain, bias, epsilon),
-            None => element::rms_norm(values, &self.gain, epsilon),
+        match self.family {
+            Family::Gpt2 => element::layer_norm(values, &self.gain, &self.bias, epsilon),
+            Family::Llama => element::rms_norm(values, &self.gain, epsilon),
         }
     }
 }
@@ -83,10 +106,48 @@ struct Layer {
     feed_out: Matrix,
 }
 
+impl Layer {
+    fn take(weights: &mut Source, family: Family, index: usize) -> Result<Self, LoadError> {
+        match family {
+            Family::Gpt2 => {
+                let name = |part: &str| format!("transformer.h.{index}.{part}");
+                let mut linear = |part: &str| {
+                    let bias = weights.optional_vector(&format!("{}.bias", name(part)))?;
+                    Ok::<_, LoadError>(weights.turned_matrix(&format!("{}.weight", name(part)))?.with_bias(bias))
+                };
+                Ok(Self {
+                    attention_in: linear("attn.c_attn")?,
+                    attention_out: linear("attn.c_proj")?,
+                    feed_in: linear("mlp.c_fc")?,
+                    feed_out: linear("mlp.c_proj")?,
+                    attention_norm: Norm::take(weights, family, &name("ln_1"))?,
+                    feed_norm: Norm::take(weights, family, &name("ln_2"))?,
+                })
+            }
+            Family::Llama => {
+                let name = |part: &str| format!("model.layers.{index}.{part}");
+                let mut stack = |parts: &[&str]| {
+                    let parts = parts.iter().map(|part| weights.matrix(&format!("{}.weight", name(part))));
+                    Ok::<_, LoadError>(Matrix::stack(parts.collect::<Result<_, _>>()?))
+                };
+                Ok(Self {
+                    attention_in: stack(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
+                    attention_out: stack(&["self_attn.o_proj"])?,
+                    feed_in: stack(&["mlp.gate_proj", "mlp.up_proj"])?,
+                    feed_out: stack(&["mlp.down_proj"])?,
+                    attention_norm: Norm::take(weights, family, &name("input_layernorm"))?,
+                    feed_norm: Norm::take(weights, family, &name("post_attention_layernorm"))?,
+                })
+            }
+        }
+    }
+}
+
 /// A loaded model.
 #[derive(Debug)]
 pub struct Network {
-    architecture: Architecture,
+    shape: Shape,
+    epsilon: f32,
     embedding: Matrix,
     /// Learned positions (GPT-2).
     positions: Option<Matrix>,
@@ -94,111 +155,45 @@ pub struct Network {
     norm: Norm,
     /// Output head unless tied.
     head: Option<Matrix>,
-    /// cos and sin of every position's angles, [context, half a head].
+    /// cos and sin of every position's angles, [context, half a head] (Llama).
     cosines: Vec<f32>,
     sines: Vec<f32>,
 }
 
 impl Network {
-    /// Loads a Hugging Face directory of the GPT-2 or Llama family.
+    /// Copies the weights of `model` into the engine's form.
     ///
     /// # Errors
-    /// When files are missing, damaged, do not belong together or need what is not computed here.
-    pub fn load(directory: &Path) -> Result<Self, LoadError> {
-        let architecture = Architecture::read(directory)?;
-        let mut weights = Checkpoint::read(directory)?;
-        let network = match architecture.position {
-            Position::Learned => Self::load_gpt2(architecture, &mut weights),
-            Position::Rotary { base } => Self::load_llama(architecture, &mut weights, base),
-        }?;
-        Ok(network)
-    }
-
-    fn load_llama(shape: Architecture, weights: &mut Checkpoint, base: f32) -> Result<Self, CheckpointError> {
-        let hidden = shape.hidden;
-        let (queries, keys) = (shape.heads * shape.head_width, shape.key_value_heads * shape.head_width);
-        let mut layers = Vec::with_capacity(shape.layers);
-        for index in 0..shape.layers {
-            let name = |part: &str| format!("model.layers.{index}.{part}.weight");
-            layers.push(Layer {
-                attention_norm: Norm { gain: weights.vector(&name("input_layernorm"), hidden)?, bias: None },
-                attention_in: Matrix::stack(vec![
-                    weights.matrix(&name("self_attn.q_proj"), queries, hidden)?,
-                    weights.matrix(&name("self_attn.k_proj"), keys, hidden)?,
-                    weights.matrix(&name("self_attn.v_proj"), keys, hidden)?,
-                ]),
-                attention_out: weights.matrix(&name("self_attn.o_proj"), hidden, queries)?,
-                feed_norm: Norm { gain: weights.vector(&name("post_attention_layernorm"), hidden)?, bias: None },
-                feed_in: Matrix::stack(vec![
-                    weights.matrix(&name("mlp.gate_proj"), shape.feed_forward, hidden)?,
-                    weights.matrix(&name("mlp.up_proj"), shape.feed_forward, hidden)?,
-                ]),
-                feed_out: weights.matrix(&name("mlp.down_proj"), hidden, shape.feed_forward)?,
-            });
-        }
-        let (mut cosines, mut sines) = (Vec::new(), Vec::new());
-        for position in 0..shape.context {
-            for pair in 0..shape.head_width / 2 {
-                let frequency = 1.0 / base.powf((pair * 2) as f32 / shape.head_width as f32);
-                let angle = position as f32 * frequency;
-                cosines.push(angle.cos());
-                sines.push(angle.sin());
-            }
-        }
+    /// When a weight is missing or libtorch cannot copy one.
+    pub fn new(model: &Model) -> Result<Self, LoadError> {
+        let config = model.config();
+        let shape = Shape::from(config);
+        let mut weights = Source::new(model);
+        let (embedding, norm) = match config.family {
+            Family::Gpt2 => ("transformer.wte.weight", "transformer.ln_f"),
+            Family::Llama => ("model.embed_tokens.weight", "model.norm"),
+        };
+        let (cosines, sines) = rotations(&shape, config.rope_base as f32);
         Ok(Self {
-            embedding: weights.matrix("model.embed_tokens.weight", shape.vocabulary, hidden)?,
-            positions: None,
-            layers,
-            norm: Norm { gain: weights.vector("model.norm.weight", hidden)?, bias: None },
-            head: if shape.tied { None } else { Some(weights.matrix("lm_head.weight", shape.vocabulary, hidden)?) },
+            epsilon: config.norm_epsilon as f32,
+            embedding: weights.matrix(embedding)?,
+            positions: match config.family {
+                Family::Gpt2 => Some(weights.matrix("transformer.wpe.weight")?),
+                Family::Llama => None,
+            },
+            layers: (0..shape.layers).map(|index| Layer::take(&mut weights, config.family, index)).collect::<Result<_, _>>()?,
+            norm: Norm::take(&mut weights, config.family, norm)?,
+            head: if config.tied_embeddings { None } else { Some(weights.matrix("lm_head.weight")?) },
             cosines,
             sines,
-            architecture: shape,
-        })
-    }
-
-    fn load_gpt2(shape: Architecture, weights: &mut Checkpoint) -> Result<Self, CheckpointError> {
-        let hidden = shape.hidden;
-        // GPT-2 checkpoints exist with and without the prefix of the language-model wrapper.
-        let prefix = if weights.has("transformer.wte.weight") { "transformer." } else { "" };
-        fn norm(weights: &mut Checkpoint, name: &str, hidden: usize) -> Result<Norm, CheckpointError> {
-            Ok(Norm {
-                gain: weights.vector(&format!("{name}.weight"), hidden)?,
-                bias: Some(weights.vector(&format!("{name}.bias"), hidden)?),
-            })
-        }
-        fn linear(weights: &mut Checkpoint, name: &str, outputs: usize, inputs: usize) -> Result<Matrix, CheckpointError> {
-            let bias = weights.vector(&format!("{name}.bias"), outputs)?;
-            Ok(weights.turned_matrix(&format!("{name}.weight"), outputs, inputs)?.with_bias(bias))
-        }
-        let mut layers = Vec::with_capacity(shape.layers);
-        for index in 0..shape.layers {
-            let name = |part: &str| format!("{prefix}h.{index}.{part}");
-            layers.push(Layer {
-                attention_norm: norm(weights, &name("ln_1"), hidden)?,
-                attention_in: linear(weights, &name("attn.c_attn"), hidden * 3, hidden)?,
-                attention_out: linear(weights, &name("attn.c_proj"), hidden, hidden)?,
-                feed_norm: norm(weights, &name("ln_2"), hidden)?,
-                feed_in: linear(weights, &name("mlp.c_fc"), shape.feed_forward, hidden)?,
-                feed_out: linear(weights, &name("mlp.c_proj"), hidden, shape.feed_forward)?,
-            });
-        }
-        Ok(Self {
-            embedding: weights.matrix(&format!("{prefix}wte.weight"), shape.vocabulary, hidden)?,
-            positions: Some(weights.matrix(&format!("{prefix}wpe.weight"), shape.context, hidden)?),
-            layers,
-            norm: norm(weights, &format!("{prefix}ln_f"), hidden)?,
-            head: if shape.tied { None } else { Some(weights.matrix("lm_head.weight", shape.vocabulary, hidden)?) },
-            cosines: Vec::new(),
-            sines: Vec::new(),
-            architecture: shape,
+            shape,
         })
     }
 
     /// The model's shape.
     #[must_use]
-    pub fn architecture(&self) -> &Architecture {
-        &self.architecture
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// Bytes of matrices in memory.
@@ -215,7 +210,7 @@ impl Network {
     /// Runs on the rayon pool it is called in. Ids and positions beyond the model's are computed
     /// as zeros; the caller refuses such requests before.
     pub fn forward(&self, rows: &[Row], tables: &[&[u32]], cache: &mut Store, beat: &dyn Fn()) -> Vec<f32> {
-        let epsilon = self.architecture.epsilon;
+        let epsilon = self.epsilon;
         let mut rows = rows.to_vec();
         let mut stream = self.embed(&rows);
         let last = self.layers.len().saturating_sub(1);
@@ -233,9 +228,9 @@ impl Network {
             add(&mut stream, &layer.attention_out.apply(&mixed));
             let normed = layer.feed_norm.apply(&stream, epsilon);
             let mut wide = layer.feed_in.apply(&normed);
-            match self.architecture.position {
-                Position::Learned => element::gelu(&mut wide),
-                Position::Rotary { .. } => wide = element::gated_silu(&wide, self.architecture.feed_forward),
+            match self.shape.family {
+                Family::Gpt2 => element::gelu(&mut wide),
+                Family::Llama => wide = element::gated_silu(&wide, self.shape.feed_forward),
             }
             add(&mut stream, &layer.feed_out.apply(&wide));
             beat();
@@ -245,10 +240,10 @@ impl Network {
     }
 
     fn embed(&self, rows: &[Row]) -> Vec<f32> {
-        let mut stream = Vec::with_capacity(rows.len() * self.architecture.hidden);
+        let mut stream = Vec::with_capacity(rows.len() * self.shape.hidden);
         for row in rows {
             let mut vector = self.embedding.row(row.token as usize);
-            vector.resize(self.architecture.hidden, 0.0);
+            vector.resize(self.shape.hidden, 0.0);
             if let Some(positions) = &self.positions {
                 add(&mut vector, &positions.row(row.position));
             }
@@ -259,7 +254,7 @@ impl Network {
 
     /// Rotates queries and keys in place and stores keys and values.
     fn remember(&self, layer: usize, rows: &[Row], tables: &[&[u32]], attention_in: &mut [f32], cache: &mut Store) {
-        let shape = &self.architecture;
+        let shape = &self.shape;
         let (queries, keys) = (shape.heads * shape.head_width, shape.key_value_heads * shape.head_width);
         let half = shape.head_width / 2;
         for (row, vector) in rows.iter().zip(attention_in.chunks_exact_mut(queries + 2 * keys)) {
@@ -275,7 +270,7 @@ impl Network {
 
     /// Causal attention of every row over its own sequence: [rows, heads * head width].
     fn attend(&self, layer: usize, rows: &[Row], tables: &[&[u32]], attention_in: &[f32], cache: &Store) -> Vec<f32> {
-        let shape = &self.architecture;
+        let shape = &self.shape;
         let (heads, width) = (shape.heads, shape.head_width);
         let group = heads / shape.key_value_heads;
         let stride = (heads + 2 * shape.key_value_heads) * width;
@@ -317,3 +312,17 @@ fn keep(values: &[f32], rows: &[Row]) -> Vec<f32> {
     let chunks = values.chunks_exact(width.max(1)).zip(rows);
     chunks.filter(|(_, row)| row.logits).flat_map(|(chunk, _)| chunk.iter().copied()).collect()
 }
+
+/// Cosines and sines of rotary positions, [context, half a head], in FP32 as Hugging Face computes them.
+fn rotations(shape: &Shape, base: f32) -> (Vec<f32>, Vec<f32>) {
+    if shape.family != Family::Llama {
+        return (Vec::new(), Vec::new());
+    }
+    let frequency = |pair: usize| 1.0 / base.powf((pair * 2) as f32 / shape.head_width as f32);
+    let frequencies: Vec<f32> = (0..shape.head_width / 2).map(frequency).collect();
+    let angles = (0..shape.context).flat_map(|position| frequencies.iter().map(move |frequency| position as f32 * frequency));
+    angles.map(|angle| (angle.cos(), angle.sin())).unzip()
+}
+
+#[cfg(test)]
+mod tests;

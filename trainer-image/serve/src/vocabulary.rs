@@ -1,20 +1,11 @@
 //! Owns the served model's tokenizer: text to ids, ids to bytes. It must not decide which text is
 //! encoded with which special tokens.
 
-use std::path::Path;
 use tokenizers::{DecoderWrapper, Tokenizer};
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VocabularyError {
-    /// tokenizer.json is missing or not understood.
-    #[error("cannot load {path}: {message}; the model directory must hold the tokenizer it was trained with")]
-    Load {
-        /// The file.
-        path: String,
-        /// The tokenizer library's reason.
-        message: String,
-    },
     /// Tokens cannot be turned into bytes.
     #[error("the tokenizer's decoder is not byte-level or SentencePiece; its tokens cannot be streamed as text")]
     Decoder,
@@ -31,7 +22,6 @@ impl VocabularyError {
     #[must_use]
     pub fn category(&self) -> &'static str {
         match self {
-            Self::Load { .. } => "TokenizerInvalid",
             Self::Decoder => "TokenizerUnsupported",
             Self::Encode { .. } => "TextNotEncodable",
         }
@@ -61,14 +51,11 @@ enum Style {
 }
 
 impl Vocabulary {
-    /// Reads `tokenizer.json` of a model directory.
+    /// Takes over the tokenizer of a model directory.
     ///
     /// # Errors
-    /// When it is missing, not understood or of a kind whose tokens have no bytes.
-    pub fn load(directory: &Path) -> Result<Self, VocabularyError> {
-        let path = directory.join("tokenizer.json");
-        let mut tokenizer = Tokenizer::from_file(&path)
-            .map_err(|error| VocabularyError::Load { path: path.display().to_string(), message: error.to_string() })?;
+    /// When it is of a kind whose tokens have no bytes.
+    pub fn new(mut tokenizer: Tokenizer) -> Result<Self, VocabularyError> {
         // A file may ask for padding and truncation (both for training); a prompt is taken as it is.
         tokenizer.with_padding(None);
         let _ = tokenizer.with_truncation(None);
@@ -125,12 +112,6 @@ impl Vocabulary {
             Ok(_) => format!("<{id}>"),
             Err(_) => bytes.iter().fold("bytes:".to_owned(), |name, byte| format!("{name}\\x{byte:02x}")),
         }
-    }
-
-    /// Id of a token given by its exact name.
-    #[must_use]
-    pub fn id(&self, name: &str) -> Option<u32> {
-        self.tokenizer.token_to_id(name)
     }
 }
 

@@ -12,7 +12,7 @@ pub fn rms_norm(values: &[f32], gain: &[f32], epsilon: f32) -> Vec<f32> {
     output
 }
 
-/// Layer normalisation (Ba et al. 2016) of each row of `values`, times `gain`, plus `bias`.
+/// Layer normalisation (Ba et al. 2016) of each row of `values`, times `gain`, plus `bias` unless it is empty.
 pub fn layer_norm(values: &[f32], gain: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
     let mut output = values.to_vec();
     let width = gain.len() as f32;
@@ -20,9 +20,8 @@ pub fn layer_norm(values: &[f32], gain: &[f32], bias: &[f32], epsilon: f32) -> V
         let mean = sum(row.iter().copied()) / width;
         let variance = sum(row.iter().map(|value| (value - mean) * (value - mean))) / width;
         let scale = 1.0 / (variance + epsilon).sqrt();
-        for ((value, gain), bias) in row.iter_mut().zip(gain).zip(bias) {
-            *value = (*value - mean) * scale * gain + bias;
-        }
+        row.iter_mut().zip(gain).for_each(|(value, gain)| *value = (*value - mean) * scale * gain);
+        row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
     }
     output
 }
