@@ -52,12 +52,20 @@ pub fn check<K: Kind>(observed: &Observed<K>) -> Result<(), Invalid> {
             format!("depends on itself: {}", path.join(" -> ")),
         ));
     }
+    check_of(observed, &observed.object.references())
+}
+
+/// Names the one of `references` that holds `observed` up most.
+///
+/// # Errors
+/// As [`check`], but for cycles.
+pub fn check_of<K: Kind>(observed: &Observed<K>, references: &[Reference]) -> Result<(), Invalid> {
     let mut worst: Option<(u8, Invalid)> = None;
-    for reference in observed.object.references() {
+    for reference in references {
         if reference.edge != Edge::Build {
             continue;
         }
-        if let Some((rank, invalid)) = state_of(observed.peers.get(&reference.to), &reference)
+        if let Some((rank, invalid)) = state_of(observed.peers.get(&reference.to), reference)
             && worst.as_ref().is_none_or(|(known, _)| rank < *known)
         {
             worst = Some((rank, invalid));

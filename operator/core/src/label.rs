@@ -36,6 +36,12 @@ pub const SINCE: &str = "bessemer.dev/since";
 pub const STEP: &str = "bessemer.dev/step";
 /// Annotation of a router's configuration: `requests/errors` of the candidate when its rollout began.
 pub const BASELINE: &str = "bessemer.dev/baseline";
+/// Annotation of a router's configuration: the revision that has passed its rollout.
+pub const STABLE: &str = "bessemer.dev/stable";
+/// Annotation of a router's configuration: the stable revision before.
+pub const PREVIOUS: &str = "bessemer.dev/previous";
+/// Annotation of a revision: digest of its weights.
+pub const DIGEST: &str = "bessemer.dev/digest";
 /// Annotation for users: `true` stops all actions on the object; its status goes on.
 pub const PAUSED: &str = "bessemer.dev/paused";
 /// Annotation for users: `true` drops the cleanup of a deleted object.

@@ -7,6 +7,7 @@ pub mod action;
 pub mod condition;
 mod dataset;
 pub mod dependency;
+mod deployment;
 mod evaluation;
 mod finetune;
 pub mod kind;
