@@ -32,10 +32,11 @@ pub(crate) fn stem(word: &mut Vec<u8>) {
     }
     plural(word);
     past(word);
-    if let Some(stem) = word.strip_suffix(b"y") {
-        if stem.len() > 1 && ends_consonant(stem) {
-            replace(word, 1, b"i");
-        }
+    if let Some(stem) = word.strip_suffix(b"y")
+        && stem.len() > 1
+        && ends_consonant(stem)
+    {
+        replace(word, 1, b"i");
     }
     derivation(word);
     first_match(word, &STEP_3, |stem, _| measure(stem) > 0);
@@ -132,13 +133,14 @@ fn past(word: &mut Vec<u8>) {
         word.push(b'e');
         return;
     }
-    if let [.., a, b] = word.as_slice() {
-        if a == b && ends_consonant(word) {
-            if !matches!(b, b'l' | b's' | b'z') {
-                replace(word, 1, b"");
-            }
-            return;
+    if let [.., a, b] = word.as_slice()
+        && a == b
+        && ends_consonant(word)
+    {
+        if !matches!(b, b'l' | b's' | b'z') {
+            replace(word, 1, b"");
         }
+        return;
     }
     if measure(word) == 1 && ends_short(word) {
         word.push(b'e');

@@ -228,12 +228,13 @@ impl Rouge {
             }
             for (token, _) in line.iter().zip(&union).filter(|(_, marked)| **marked) {
                 // A token counts no more often than both sides have it.
-                if let (Some(left), Some(right)) = (ours.get_mut(token), theirs.get_mut(token)) {
-                    if *left > 0 && *right > 0 {
-                        hits += 1;
-                        *left -= 1;
-                        *right -= 1;
-                    }
+                if let (Some(left), Some(right)) = (ours.get_mut(token), theirs.get_mut(token))
+                    && *left > 0
+                    && *right > 0
+                {
+                    hits += 1;
+                    *left -= 1;
+                    *right -= 1;
                 }
             }
         }
