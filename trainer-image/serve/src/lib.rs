@@ -1,6 +1,10 @@
 //! Owns serving a model over the OpenAI API from one process. It must not decide where traffic
 //! goes (that is bessemer-route) or which model may be served (that is the operator).
+//!
+//! A request becomes engine sequences (`api`), the engine thread runs them together (`engine`) on a
+//! CPU forward pass whose result for a sequence does not depend on the others (`network`, `kernel`).
 
+mod api;
 mod cache;
 mod engine;
 mod kernel;
@@ -9,3 +13,156 @@ mod network;
 mod sampler;
 mod text;
 mod vocabulary;
+
+pub use network::LoadError;
+pub use vocabulary::VocabularyError;
+
+use api::{Served, Server};
+use bessemer_model::Directory;
+use bessemer_protocol::task::ServeTask;
+use bessemer_route::drain::{Drain, ListenError};
+use bessemer_route::key::Keys;
+use cache::{Allocator, BLOCK, Store};
+use engine::{Engine, EngineOptions, Limits, Native};
+use metric::Metrics;
+use network::Network;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tch::Device;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use vocabulary::Vocabulary;
+
+/// Prompt tokens computed in one step: enough to use the weights well once they are read, few
+/// enough that running streams go on several times a second on a small machine.
+const PREFILL: usize = 64;
+/// Bytes of key-value cache unless a single full context needs more.
+const CACHE_BYTES: usize = 1 << 30;
+/// Silence of the engine after which the server is not ready.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
+
+/// Where a server finds what its task does not tell.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Hugging Face directory of the model, already verified.
+    pub model: PathBuf,
+    /// Digest of the model's artefact; sent with every answer.
+    pub digest: String,
+    /// Directory of API keys (a mounted Secret).
+    pub keys: Option<PathBuf>,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+/// Why a server ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The model cannot be served.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Its tokenizer cannot be used.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
+    /// Threads could not be started.
+    #[error("cannot start the engine: {0}; allow more threads or memory")]
+    Start(#[from] std::io::Error),
+    /// The listener failed.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The engine thread ended by itself.
+    #[error("the engine stopped unexpectedly; its panic is in the log above")]
+    EngineStopped,
+}
+
+impl ServeError {
+    /// Stable word for conditions and metrics.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Load(error) => error.category(),
+            Self::Vocabulary(error) => error.category(),
+            Self::Start(_) => "EngineNotStarted",
+            Self::Listen(error) => error.category(),
+            Self::EngineStopped => "EngineStopped",
+        }
+    }
+}
+
+/// Serves on `listener` (see [`bessemer_route::drain::bind`]) until `shutdown`, then drains for at
+/// most the task's time and returns. While the model is being loaded, /health answers and /ready
+/// and requests get 503.
+///
+/// # Errors
+/// When the model cannot be loaded, the listener fails or the engine stops.
+pub async fn serve(
+    listener: TcpListener,
+    task: ServeTask,
+    options: ServeOptions,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let server = Arc::new(Server {
+        served: OnceLock::new(),
+        digest: options.digest.clone(),
+        keys: task.require_api_key.then(|| Keys::new(options.keys.clone())),
+        drain: Drain::default(),
+        stuck_after: STUCK_AFTER,
+    });
+    let deadline = Duration::from_secs(task.drain_seconds.into());
+    let serving = server.drain.serve(listener, api::router(server.clone()), shutdown, deadline);
+    let working = async {
+        let loaded = tokio::task::spawn_blocking(move || load(&task, &options)).await;
+        let served = Arc::new(loaded.map_err(std::io::Error::other)??);
+        tracing::info!(model = served.model, digest = server.digest, "model loaded");
+        let _ = server.served.set(served.clone());
+        while !served.engine.pulse().stopped() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Err(ServeError::EngineStopped)
+    };
+    tokio::select! {
+        result = serving => Ok(result?),
+        result = working => result,
+    }
+}
+
+fn load(task: &ServeTask, options: &ServeOptions) -> Result<Served, ServeError> {
+    let directory = Directory::new(&options.model);
+    let vocabulary = Vocabulary::new(directory.tokenizer().map_err(LoadError::from)?)?;
+    let template = directory.chat_template().map_err(LoadError::from)?;
+    let ends = directory.ends().map_err(LoadError::from)?.into_iter().filter_map(|id| u32::try_from(id).ok()).collect();
+    let network = load_network(&directory)?;
+    let shape = *network.shape();
+    let running = task.max_concurrency.max(1) as usize;
+    let blocks = blocks(&network, running);
+    let metrics = Arc::new(Metrics::new(&task.model_name, &options.digest, BLOCK, blocks));
+    tracing::info!(weight_bytes = network.bytes(), cache_positions = blocks * BLOCK, "weights in memory");
+    let engine_options = EngineOptions {
+        limits: Limits { running, prefill: PREFILL },
+        blocks,
+        queue: task.max_queue as usize,
+        threads: options.threads,
+    };
+    let engine = Engine::start(Box::new(Native::new(network, blocks, ends)), engine_options, metrics.clone())?;
+    Ok(Served {
+        model: task.model_name.clone(),
+        vocabulary: Arc::new(vocabulary),
+        template,
+        context: shape.context,
+        vocabulary_size: shape.vocabulary,
+        engine,
+        metrics,
+    })
+}
+
+fn load_network(directory: &Directory) -> Result<Network, LoadError> {
+    Network::new(&directory.load(None, None, Device::Cpu)?)
+}
+
+/// Cache blocks: all sequences at full length if that fits, and at least one of them.
+fn blocks(network: &Network, running: usize) -> usize {
+    let shape = network.shape();
+    let position = Store::bytes_per_position(shape.layers, shape.key_value_heads, shape.head_width);
+    let affordable = CACHE_BYTES / (position * BLOCK).max(1);
+    (Allocator::needed(shape.context) * running).min(affordable).max(Allocator::needed(shape.context))
+}

@@ -12,13 +12,6 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 
-/// Which model.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Model {
-    /// Name under which it is offered.
-    pub model_name: String,
-}
-
 /// Which model and why a request ended well.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Finished {
@@ -134,12 +127,6 @@ impl Metrics {
     /// Counts a sequence that nobody listens to any more.
     pub fn abandoned(&self) {
         self.aborted.inc();
-    }
-
-    /// Sequences abandoned so far.
-    #[must_use]
-    pub fn abandoned_total(&self) -> u64 {
-        self.aborted.get()
     }
 
     /// The metrics in OpenMetrics text.

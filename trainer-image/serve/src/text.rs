@@ -9,6 +9,8 @@ pub struct Assembler {
     partial: Vec<u8>,
     /// Text decoded but not released: it may be the beginning of a stop string.
     held: String,
+    /// Characters released.
+    released: usize,
     stopped: bool,
 }
 
@@ -17,13 +19,19 @@ impl Assembler {
     #[must_use]
     pub fn new(stops: Vec<String>) -> Self {
         let stops = stops.into_iter().filter(|stop| !stop.is_empty()).collect();
-        Self { stops, partial: Vec::new(), held: String::new(), stopped: false }
+        Self { stops, partial: Vec::new(), held: String::new(), released: 0, stopped: false }
     }
 
     /// Whether a stop string was met; everything after it is dropped.
     #[must_use]
     pub fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// Characters decoded so far, those held back included.
+    #[must_use]
+    pub fn decoded(&self) -> usize {
+        self.released + self.held.chars().count()
     }
 
     /// Adds the bytes of a token; returns the text that can be sent now.
@@ -71,14 +79,13 @@ impl Assembler {
         if let Some((_, at)) = found.min() {
             self.stopped = true;
             self.held.truncate(at);
-            return std::mem::take(&mut self.held);
         }
-        if last {
-            return std::mem::take(&mut self.held);
-        }
-        let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
+        let overlaps = self.stops.iter().map(|stop| overlap(&self.held, stop));
+        let keep = if last || self.stopped { 0 } else { overlaps.max().unwrap_or(0) };
         let rest = self.held.split_off(self.held.len() - keep);
-        std::mem::replace(&mut self.held, rest)
+        let text = std::mem::replace(&mut self.held, rest);
+        self.released += text.chars().count();
+        text
     }
 }
 

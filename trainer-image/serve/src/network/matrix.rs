@@ -87,11 +87,6 @@ impl Matrix {
         Self { bias, ..Self::new(rows, elements) }
     }
 
-    /// Outputs.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// Bytes of the elements.
     pub fn bytes(&self) -> usize {
         match &self.elements {
@@ -165,7 +160,7 @@ mod tests {
         let inputs = [1.0, 0.0, 2.0, -1.0, 1.0, 0.5];
         let (top, bottom) = (upper.apply(&inputs), lower.apply(&inputs));
         let both = Matrix::stack(vec![upper, lower]);
-        assert_eq!(both.rows(), 3);
+        assert_eq!(both.rows, 3);
         assert_eq!(both.apply(&inputs), [top[0], top[1], bottom[0], top[2], top[3], bottom[1]]);
         assert_eq!(top[..2], [7.5, 16.25]);
         assert_eq!(both.row(1), [4.0, 5.0, 6.0]);
