@@ -1,0 +1,396 @@
+//! Owns the preparation of a dataset, pass after pass over bounded memory; it must not know where sources came from.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bessemer_protocol::task::{Format, PrepareTask, Purpose, TokenizerSource, Unicode};
+use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::dedup::Seen;
+use crate::document::Document;
+use crate::error::DataError;
+use crate::extract::{self, Item, Reading};
+use crate::shard::{DESCRIPTION_FILE, Description, SHARD_TOKENS, ShardWriter, Split};
+use crate::source::LocalSource;
+use crate::spool::{Spool, SpoolWriter};
+use crate::{filter, licence, tokenizer};
+
+/// Text encoded together, in bytes.
+const ENCODE_BYTES: usize = 4 << 20;
+
+/// Counts of a preparation, in the form of the Dataset's status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Statistics {
+    /// Documents kept.
+    pub documents: u64,
+    /// Bytes of text kept.
+    pub bytes: u64,
+    /// Tokens of both splits.
+    pub tokens: u64,
+    /// Tokens held out.
+    pub validation_tokens: u64,
+    /// Ids of the tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary_size: Option<u32>,
+    /// Documents removed, per reason.
+    pub removed: BTreeMap<String, u64>,
+    /// Duplicates among them.
+    pub duplicates: u64,
+    /// Documents kept, per licence expression.
+    pub licenses: BTreeMap<String, u64>,
+}
+
+/// What a preparation made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// The directory to publish.
+    pub directory: PathBuf,
+    /// Counts.
+    pub statistics: Statistics,
+}
+
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrepareStage {
+    /// Reading and cleaning sources.
+    Reading,
+    /// Training a tokenizer.
+    Tokenizer,
+    /// Encoding documents.
+    Encoding,
+}
+
+/// How the caller watches and stops a preparation.
+pub trait Control {
+    /// Told now and then; `done` of `total` files or documents of the stage.
+    fn progress(&mut self, stage: PrepareStage, done: u64, total: u64);
+
+    /// Asked now and then; true stops with [`DataError::Cancelled`].
+    fn cancelled(&self) -> bool;
+}
+
+/// Prepares a dataset below `work` and returns the directory that holds it: `work/dataset`, complete or absent.
+///
+/// Files: `tokenizer.json`; for purpose Pretraining shards of both splits and `validation.jsonl` with the held-out
+/// texts; for record purposes `train.jsonl` and `validation.jsonl`; `dataset.json`.
+///
+/// # Errors
+/// [`DataError`]; nothing half-written stays under the final name.
+pub fn prepare(
+    task: &PrepareTask,
+    sources: &[LocalSource],
+    tokenizer_file: Option<&Path>,
+    work: &Path,
+    control: &mut dyn Control,
+) -> Result<Prepared, DataError> {
+    let building = work.join("building");
+    let finished = work.join("dataset");
+    for stale in [&building, &finished] {
+        match std::fs::remove_dir_all(stale) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(DataError::io(stale, error));
+            }
+            _ => {}
+        }
+    }
+    std::fs::create_dir_all(&building).map_err(|error| DataError::io(&building, error))?;
+    let built = build(task, sources, tokenizer_file, work, &building, control);
+    for spool in ["train.spool", "validation.spool"] {
+        // What cannot be removed now is overwritten by the next run.
+        let _ = std::fs::remove_file(work.join(spool));
+    }
+    match built {
+        Ok(statistics) => {
+            std::fs::rename(&building, &finished)
+                .map_err(|error| DataError::io(&finished, error))?;
+            Ok(Prepared {
+                directory: finished,
+                statistics,
+            })
+        }
+        Err(error) => {
+            let _ = std::fs::remove_dir_all(&building);
+            Err(error)
+        }
+    }
+}
+
+fn build(
+    task: &PrepareTask,
+    sources: &[LocalSource],
+    tokenizer_file: Option<&Path>,
+    work: &Path,
+    out: &Path,
+    control: &mut dyn Control,
+) -> Result<Statistics, DataError> {
+    let mut statistics = Statistics::default();
+    let (train, validation) = read_sources(task, sources, work, &mut statistics, control)?;
+    statistics.documents = train.documents + validation.documents;
+    statistics.bytes = train.bytes + validation.bytes;
+    if statistics.documents == 0 || train.documents == 0 {
+        let removed = statistics
+            .removed
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"));
+        return Err(DataError::NothingLeft {
+            removed: removed.collect::<Vec<_>>().join(", "),
+        });
+    }
+    let trained = match &task.tokenizer {
+        None => None,
+        Some(TokenizerSource::TrainBpe {
+            vocabulary_size,
+            special_tokens,
+        }) => {
+            control.progress(PrepareStage::Tokenizer, 0, train.documents);
+            let trained = tokenizer::train(&train, *vocabulary_size, special_tokens)?;
+            tokenizer::save(&trained, &out.join("tokenizer.json"))?;
+            Some(trained)
+        }
+        Some(TokenizerSource::Input) => {
+            let from = tokenizer_file.ok_or_else(|| DataError::Config {
+                field: "tokenizer",
+                reason: "the input with role Tokenizer is missing".into(),
+            })?;
+            let taken = tokenizer::open(from)?;
+            let to = out.join("tokenizer.json");
+            std::fs::copy(from, &to).map_err(|error| DataError::io(&to, error))?;
+            Some(taken)
+        }
+    };
+    let vocabulary_size = trained
+        .as_ref()
+        .map(|tokenizer| tokenizer.get_vocab_size(true) as u32);
+    statistics.vocabulary_size = vocabulary_size;
+    let mut description = Description {
+        schema_version: 1,
+        token_bytes: 0,
+        vocabulary_size: vocabulary_size.unwrap_or_default(),
+        train: Vec::new(),
+        validation: Vec::new(),
+    };
+    if keeps_records(task.purpose) {
+        write_lines(&train, &out.join("train.jsonl"), true)?;
+        write_lines(&validation, &out.join("validation.jsonl"), true)?;
+    } else {
+        write_lines(&validation, &out.join("validation.jsonl"), false)?;
+        if let (Some(tokenizer), Some(vocabulary)) = (&trained, vocabulary_size) {
+            let total = statistics.documents;
+            let mut done = 0;
+            for (spool, split) in [(&train, Split::Train), (&validation, Split::Validation)] {
+                let mut writer = ShardWriter::new(out, split, vocabulary, SHARD_TOKENS);
+                description.token_bytes = writer.token_bytes();
+                encode(tokenizer, spool, &mut writer, &mut |documents| {
+                    done += documents;
+                    control.progress(PrepareStage::Encoding, done, total);
+                    if control.cancelled() {
+                        Err(DataError::Cancelled)
+                    } else {
+                        Ok(())
+                    }
+                })?;
+                match split {
+                    Split::Train => description.train = writer.finish()?,
+                    Split::Validation => description.validation = writer.finish()?,
+                }
+            }
+        }
+    }
+    let tokens =
+        |shards: &[crate::shard::Shard]| shards.iter().map(|shard| shard.tokens).sum::<u64>();
+    statistics.validation_tokens = tokens(&description.validation);
+    statistics.tokens = tokens(&description.train) + statistics.validation_tokens;
+    let path = out.join(DESCRIPTION_FILE);
+    let text = serde_json::to_string_pretty(&description)
+        .map_err(|error| DataError::io(&path, error.into()))?;
+    std::fs::write(&path, text).map_err(|error| DataError::io(&path, error))?;
+    Ok(statistics)
+}
+
+/// Whether a purpose keeps records (conversations and the like) instead of token shards.
+fn keeps_records(purpose: Purpose) -> bool {
+    match purpose {
+        Purpose::Pretraining | Purpose::Retrieval => false,
+        Purpose::Instruction | Purpose::Preference | Purpose::Prompts | Purpose::Evaluation => true,
+    }
+}
+
+/// First pass: what stays of the sources, divided into the two splits.
+fn read_sources(
+    task: &PrepareTask,
+    sources: &[LocalSource],
+    work: &Path,
+    statistics: &mut Statistics,
+    control: &mut dyn Control,
+) -> Result<(Spool, Spool), DataError> {
+    let mut train = SpoolWriter::create(work.join("train.spool"))?;
+    let mut validation = SpoolWriter::create(work.join("validation.spool"))?;
+    let mut seen = Seen::default();
+    let listed: Vec<_> = sources
+        .iter()
+        .map(|source| Ok((source, source.files()?)))
+        .collect::<Result<_, DataError>>()?;
+    let total = listed.iter().map(|(_, files)| files.len() as u64).sum();
+    let mut done = 0;
+    for (local, files) in &listed {
+        let source = &local.source;
+        let reading = Reading {
+            format: if keeps_records(task.purpose) && source.format == Format::Auto {
+                Format::Jsonl
+            } else {
+                source.format
+            },
+            text_field: source.text_field.as_deref(),
+            records: keeps_records(task.purpose),
+        };
+        for (_, path) in files {
+            if control.cancelled() {
+                return Err(DataError::Cancelled);
+            }
+            control.progress(PrepareStage::Reading, done, total);
+            done += 1;
+            extract::read_file(path, &reading, &mut |item| {
+                let document = match item {
+                    Item::Document(document) => document,
+                    Item::Removed(reason) => {
+                        remove(statistics, reason);
+                        return Ok(());
+                    }
+                };
+                let license = document.license.clone().or_else(|| source.license.clone());
+                let text = normalise(task.clean.unicode, document);
+                if let Some(reason) = judge(task, &reading, &text, license.as_deref(), &mut seen) {
+                    remove(statistics, reason);
+                    return Ok(());
+                }
+                let copies = copies(source.weight, &text, task.split.seed);
+                if copies == 0 {
+                    remove(statistics, "thinned");
+                    return Ok(());
+                }
+                *statistics
+                    .licenses
+                    .entry(license.unwrap_or_else(|| "unknown".into()))
+                    .or_default() += 1;
+                let held_out = unit(&text, task.split.seed) < task.split.validation;
+                // A held-out document is scored once, whatever its weight.
+                for _ in 0..if held_out { 1 } else { copies } {
+                    if held_out {
+                        validation.push(&text)?
+                    } else {
+                        train.push(&text)?
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+    statistics.duplicates = statistics
+        .removed
+        .get("duplicate")
+        .copied()
+        .unwrap_or_default();
+    Ok((train.finish()?, validation.finish()?))
+}
+
+fn remove(statistics: &mut Statistics, reason: &str) {
+    *statistics.removed.entry(reason.into()).or_default() += 1;
+}
+
+fn normalise(form: Unicode, document: Document) -> String {
+    match form {
+        Unicode::None => document.text,
+        Unicode::Nfc if unicode_normalization::is_nfc(&document.text) => document.text,
+        Unicode::Nfc => document.text.nfc().collect(),
+        Unicode::Nfkc => document.text.nfkc().collect(),
+    }
+}
+
+fn judge(
+    task: &PrepareTask,
+    reading: &Reading<'_>,
+    text: &str,
+    license: Option<&str>,
+    seen: &mut Seen,
+) -> Option<&'static str> {
+    licence::refused(&task.licenses, license)
+        // The filters are about prose; a record's form was checked when it was read.
+        .or_else(|| {
+            if reading.records {
+                None
+            } else {
+                filter::refused(&task.clean, text)
+            }
+        })
+        .or_else(|| (task.exact_deduplication && !seen.insert(text)).then_some("duplicate"))
+}
+
+/// A number in [0, 1) that only the text and the seed decide, so that a split stays when documents are added.
+fn unit(text: &str, seed: u64) -> f64 {
+    (xxh3_64_with_seed(text.as_bytes(), seed) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// How often a document appears: the weight's whole part, and one more for the fitting share of documents.
+fn copies(weight: f64, text: &str, seed: u64) -> u64 {
+    let extra = unit(text, seed ^ 0x5EED) < weight.fract();
+    weight.trunc() as u64 + u64::from(extra)
+}
+
+/// Writes a spool as JSON lines: records as they are, texts as `{"text": ...}`.
+fn write_lines(spool: &Spool, path: &Path, records: bool) -> Result<(), DataError> {
+    use std::io::Write;
+    let file = std::fs::File::create(path).map_err(|error| DataError::io(path, error))?;
+    let mut out = std::io::BufWriter::new(file);
+    for text in spool.iter()? {
+        let text = text?;
+        let line = if records {
+            text
+        } else {
+            serde_json::json!({"text": text}).to_string()
+        };
+        writeln!(out, "{line}").map_err(|error| DataError::io(path, error))?;
+    }
+    out.flush().map_err(|error| DataError::io(path, error))
+}
+
+/// Second pass: every document's ids and an end-of-text token into shards.
+fn encode(
+    tokenizer: &tokenizers::Tokenizer,
+    spool: &Spool,
+    writer: &mut ShardWriter,
+    each: &mut dyn FnMut(u64) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let end = tokenizer
+        .token_to_id(tokenizer::END_OF_TEXT)
+        .ok_or_else(|| DataError::Config {
+            field: "tokenizer",
+            reason: format!(
+                "it has no token {}; use one trained by a Dataset",
+                tokenizer::END_OF_TEXT
+            ),
+        })?;
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    let mut flush = |batch: &mut Vec<String>| -> Result<(), DataError> {
+        let texts = std::mem::take(batch);
+        let documents = texts.len() as u64;
+        for mut ids in tokenizer::encode(tokenizer, texts)? {
+            ids.push(end);
+            writer.push(&ids)?;
+        }
+        each(documents)
+    };
+    for text in spool.iter()? {
+        let text = text?;
+        bytes += text.len();
+        batch.push(text);
+        if bytes >= ENCODE_BYTES {
+            flush(&mut batch)?;
+            bytes = 0;
+        }
+    }
+    flush(&mut batch)
+}

@@ -1,0 +1,72 @@
+//! Owns the temporary file between two passes: documents of one split, one JSON string per line; it must not
+//! outlive the run.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::PathBuf;
+
+use crate::error::DataError;
+
+/// Writes documents.
+pub(crate) struct SpoolWriter {
+    path: PathBuf,
+    out: BufWriter<File>,
+    pub documents: u64,
+    pub bytes: u64,
+}
+
+impl SpoolWriter {
+    pub(crate) fn create(path: PathBuf) -> Result<Self, DataError> {
+        let file = File::create(&path).map_err(|error| DataError::io(&path, error))?;
+        Ok(Self {
+            path,
+            out: BufWriter::with_capacity(1 << 18, file),
+            documents: 0,
+            bytes: 0,
+        })
+    }
+
+    pub(crate) fn push(&mut self, text: &str) -> Result<(), DataError> {
+        self.documents += 1;
+        self.bytes += text.len() as u64;
+        let written = serde_json::to_writer(&mut self.out, text).map_err(std::io::Error::from);
+        written
+            .and_then(|()| self.out.write_all(b"\n"))
+            .map_err(|error| DataError::io(&self.path, error))
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Spool, DataError> {
+        self.out
+            .flush()
+            .map_err(|error| DataError::io(&self.path, error))?;
+        Ok(Spool {
+            path: self.path,
+            documents: self.documents,
+            bytes: self.bytes,
+        })
+    }
+}
+
+/// A finished spool, read any number of times.
+#[derive(Clone, Debug)]
+pub(crate) struct Spool {
+    path: PathBuf,
+    pub documents: u64,
+    pub bytes: u64,
+}
+
+impl Spool {
+    /// The documents in order.
+    pub(crate) fn iter(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<String, DataError>> + use<>, DataError> {
+        let path = self.path.clone();
+        let file = File::open(&path).map_err(|error| DataError::io(&path, error))?;
+        Ok(BufReader::with_capacity(1 << 18, file)
+            .lines()
+            .map(move |line| {
+                let line = line.map_err(|error| DataError::io(&path, error))?;
+                serde_json::from_str(&line).map_err(|error| DataError::io(&path, error.into()))
+            }))
+    }
+}
