@@ -193,3 +193,6 @@ async fn run<S: Shape>(
     let job = read(served, fields)?;
     answer::answer(served, job, arrived, token).await
 }
+
+#[cfg(test)]
+mod tests;

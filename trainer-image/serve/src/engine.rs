@@ -262,4 +262,4 @@ impl Runner {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
