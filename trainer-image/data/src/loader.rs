@@ -81,6 +81,7 @@ impl Loader {
             length,
             batch,
             seed,
+            pattern: pattern(&quotas, seed),
             quotas,
         })
     }
