@@ -122,7 +122,7 @@ async fn a_thousand_streams_survive_the_end_of_the_server() {
     let disk = Disk::new(1);
     let server = Start { running: 64, queue: STREAMS as u32, ..Start::default() }.serve(&disk).await;
     let client = reqwest::Client::new();
-    let body = json!({"model": "tiny", "prompt": "a", "max_tokens": 6, "ignore_eos": true, "stream": true, "stream_options": {"include_usage": true}});
+    let body = json!({"model": "tiny", "prompt": "a", "max_tokens": 24, "ignore_eos": true, "stream": true, "stream_options": {"include_usage": true}});
     let streams: Vec<_> = (0..STREAMS).map(|_| {
         let request = client.post(format!("{}/v1/completions", server.url)).json(&body);
         tokio::spawn(async move { request.send().await })
@@ -132,6 +132,8 @@ async fn a_thousand_streams_survive_the_end_of_the_server() {
         responses.push(stream.await.unwrap().unwrap());
     }
     assert!(responses.iter().all(|response| response.status() == 200));
+    let unfinished = server.metric("vllm:num_requests_waiting{").await;
+    assert!(unfinished > 100.0, "the end has to come in the middle: {unfinished} wait");
     server.shutdown.cancel();
     tokio::time::sleep(Duration::from_millis(20)).await;
     // While streams run, new requests are refused with a reason; once they are done, nobody listens.
@@ -145,7 +147,7 @@ async fn a_thousand_streams_survive_the_end_of_the_server() {
     let texts = futures::future::join_all(responses.into_iter().map(reqwest::Response::text)).await;
     for text in texts {
         let last = events(&text.unwrap()).pop().unwrap();
-        assert_eq!(last["usage"]["completion_tokens"], 6);
+        assert_eq!(last["usage"]["completion_tokens"], 24);
     }
     server.task.await.unwrap().unwrap();
 }
