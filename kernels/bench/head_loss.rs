@@ -11,8 +11,16 @@ use tch::{Device, Kind, Tensor};
 /// Resident memory's high-water mark in MiB since the last reset, from the kernel.
 fn peak_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default().to_owned();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap_or_default()
+        .to_owned();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse::<f64>().ok())
+        .unwrap_or(0.0)
+        / 1024.0
 }
 
 fn reset_peak() -> f64 {
@@ -22,7 +30,9 @@ fn reset_peak() -> f64 {
 }
 
 fn main() {
-    println!("| rows x width x vocabulary | version | seconds (best of 5) | ratio to reference | extra MiB |");
+    println!(
+        "| rows x width x vocabulary | version | seconds (best of 5) | ratio to reference | extra MiB |"
+    );
     println!("|---|---|---|---|---|");
     for (rows, width, vocabulary) in [(768, 128, 65), (2048, 256, 4096), (2048, 256, 32_000)] {
         let options = (Kind::Float, Device::Cpu);

@@ -59,17 +59,27 @@ pub struct Cuda {
 
 fn text(pointer: *const c_char) -> Option<String> {
     // SAFETY: the library and the loader return null or static NUL-terminated strings.
-    (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
+    (!pointer.is_null()).then(|| {
+        unsafe { CStr::from_ptr(pointer) }
+            .to_string_lossy()
+            .into_owned()
+    })
 }
 
 impl Cuda {
     /// Where kernels/build.sh puts the library: `$BESSEMER_CACHE/kernels`, by default below `~/.cache/bessemer`.
     pub fn library() -> PathBuf {
-        let cache = std::env::var_os("BESSEMER_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-            cache.unwrap_or_else(|| home.join(".cache")).join("bessemer")
-        });
+        let cache = std::env::var_os("BESSEMER_CACHE")
+            .map(PathBuf::from)
+            .unwrap_or_else(|| {
+                let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+                let home = std::env::var_os("HOME")
+                    .map(PathBuf::from)
+                    .unwrap_or_default();
+                cache
+                    .unwrap_or_else(|| home.join(".cache"))
+                    .join("bessemer")
+            });
         cache.join("kernels/libbessemer_kernels_cuda.so")
     }
 
@@ -81,8 +91,12 @@ impl Cuda {
         if !path.exists() {
             return Err(Unavailable::NotBuilt(path.to_owned()));
         }
-        let broken = |problem| Unavailable::Broken { path: path.to_owned(), problem };
-        let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|error| broken(error.to_string()))?;
+        let broken = |problem| Unavailable::Broken {
+            path: path.to_owned(),
+            problem,
+        };
+        let name = CString::new(path.as_os_str().as_encoded_bytes())
+            .map_err(|error| broken(error.to_string()))?;
         // SAFETY: the library is our own; loading it runs no code but CUDA's static initialisers.
         let library = unsafe { dlopen(name.as_ptr(), RTLD_NOW) };
         if library.is_null() {
@@ -92,9 +106,16 @@ impl Cuda {
         let symbol = |name: &CStr| {
             // SAFETY: the library is loaded and never closed.
             let found = unsafe { dlsym(library, name.as_ptr()) };
-            if found.is_null() { Err(broken(format!("{} is missing", name.to_string_lossy()))) } else { Ok(found) }
+            if found.is_null() {
+                Err(broken(format!("{} is missing", name.to_string_lossy())))
+            } else {
+                Ok(found)
+            }
         };
-        let (devices, host) = (symbol(c"bessemer_cuda_devices")?, symbol(c"bessemer_cuda_cross_entropy_host")?);
+        let (devices, host) = (
+            symbol(c"bessemer_cuda_devices")?,
+            symbol(c"bessemer_cuda_cross_entropy_host")?,
+        );
         symbol(c"bessemer_cuda_cross_entropy")?;
         // SAFETY: both symbols have these signatures in cuda/cross_entropy.cu.
         let (devices, cross_entropy_host) = unsafe {
@@ -103,7 +124,10 @@ impl Cuda {
                 std::mem::transmute::<*mut c_void, CrossEntropyHost>(host),
             )
         };
-        Ok(Self { devices, cross_entropy_host })
+        Ok(Self {
+            devices,
+            cross_entropy_host,
+        })
     }
 
     /// Number of usable GPUs.
@@ -126,7 +150,12 @@ impl Cuda {
     ///
     /// # Errors
     /// [`Unavailable::Failed`] with CUDA's words, or for other kinds and shapes.
-    pub fn cross_entropy(&self, logits: &Tensor, targets: &Tensor, scale: f32) -> Result<(Tensor, Tensor), Unavailable> {
+    pub fn cross_entropy(
+        &self,
+        logits: &Tensor,
+        targets: &Tensor,
+        scale: f32,
+    ) -> Result<(Tensor, Tensor), Unavailable> {
         let failed = |problem: String| Unavailable::Failed(problem);
         let (rows, vocabulary) = logits.size2().map_err(|error| failed(error.to_string()))?;
         let fits = matches!(logits.kind(), Kind::Float | Kind::BFloat16)
@@ -135,7 +164,9 @@ impl Cuda {
             && logits.device() == Device::Cpu
             && targets.device() == Device::Cpu;
         if !fits {
-            return Err(failed(format!("logits {logits:?} and targets {targets:?} do not fit")));
+            return Err(failed(format!(
+                "logits {logits:?} and targets {targets:?} do not fit"
+            )));
         }
         let gradient = logits.contiguous().copy();
         let targets = targets.contiguous();
@@ -170,8 +201,16 @@ mod tests {
     fn a_missing_or_broken_library_is_named() {
         let missing = Path::new("/nonexistent/kernels.so");
         assert!(matches!(Cuda::open(missing), Err(Unavailable::NotBuilt(path)) if path == missing));
-        let broken = Cuda::open(Path::new(file!()).canonicalize().as_deref().unwrap_or(Path::new("/bin/sh")));
-        assert!(matches!(broken, Err(Unavailable::Broken { .. })), "{broken:?}");
+        let broken = Cuda::open(
+            Path::new(file!())
+                .canonicalize()
+                .as_deref()
+                .unwrap_or(Path::new("/bin/sh")),
+        );
+        assert!(
+            matches!(broken, Err(Unavailable::Broken { .. })),
+            "{broken:?}"
+        );
     }
 
     /// Needs the built library and a GPU; without either it prints why it is skipped.
@@ -191,12 +230,19 @@ mod tests {
         }
         for (rows, vocabulary) in [(1, 5), (9, 1000), (33, 50_257)] {
             for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
-                let logits = Tensor::randn([rows, vocabulary], (Kind::Float, Device::Cpu)).to_kind(kind);
+                let logits =
+                    Tensor::randn([rows, vocabulary], (Kind::Float, Device::Cpu)).to_kind(kind);
                 let targets = Tensor::randint(vocabulary, [rows], (Kind::Int64, Device::Cpu));
                 let _ = targets.narrow(0, 0, rows / 3).fill_(IGNORE);
                 let (gradient, losses) = cuda.cross_entropy(&logits, &targets, 0.5).unwrap();
                 let plain = logits.to_kind(Kind::Float).set_requires_grad(true);
-                let expected = plain.cross_entropy_loss(&targets, None::<&Tensor>, Reduction::None, IGNORE, 0.0);
+                let expected = plain.cross_entropy_loss(
+                    &targets,
+                    None::<&Tensor>,
+                    Reduction::None,
+                    IGNORE,
+                    0.0,
+                );
                 (expected.sum(Kind::Float) * 0.5).backward();
                 let largest = |t: Tensor| t.abs().max().double_value(&[]);
                 assert!(largest(losses - expected.detach()) < 1e-4);

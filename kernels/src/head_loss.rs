@@ -76,7 +76,9 @@ pub fn head_loss(
         return Ok(unsafe { Tensor::from_ptr(result) });
     }
     // SAFETY: a non-null result is a NUL-terminated string allocated by the kernel and owned by us.
-    let message = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+    let message = unsafe { CStr::from_ptr(text) }
+        .to_string_lossy()
+        .into_owned();
     // SAFETY: released once, by the allocator that made it.
     unsafe { bessemer_kernels_free(text) };
     Err(Error(message))

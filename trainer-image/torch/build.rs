@@ -7,11 +7,16 @@ fn main() {
     println!("cargo:rerun-if-changed=cpp");
     println!("cargo:rerun-if-changed=build.rs");
     let Ok(library) = env::var("DEP_TCH_LIBTORCH_LIB") else {
-        println!("cargo:error=torch-sys told no libtorch directory; run `make libtorch` and set LIBTORCH");
+        println!(
+            "cargo:error=torch-sys told no libtorch directory; run `make libtorch` and set LIBTORCH"
+        );
         return;
     };
     let root = PathBuf::from(library);
-    let include = root.parent().map(|parent| parent.join("include")).unwrap_or_default();
+    let include = root
+        .parent()
+        .map(|parent| parent.join("include"))
+        .unwrap_or_default();
     cc::Build::new()
         .cpp(true)
         .pic(true)

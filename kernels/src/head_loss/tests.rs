@@ -18,9 +18,15 @@ fn inputs(rows: i64, width: i64, vocabulary: i64, kind: Kind) -> (Tensor, Tensor
     (hidden, weight, targets)
 }
 
-fn run(inputs: &(Tensor, Tensor, Tensor), loss: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor) -> Outcome {
+fn run(
+    inputs: &(Tensor, Tensor, Tensor),
+    loss: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor,
+) -> Outcome {
     let (hidden, weight, targets) = inputs;
-    let (hidden, weight) = (hidden.copy().set_requires_grad(true), weight.copy().set_requires_grad(true));
+    let (hidden, weight) = (
+        hidden.copy().set_requires_grad(true),
+        weight.copy().set_requires_grad(true),
+    );
     let loss = loss(&hidden, &weight, targets);
     loss.backward();
     (loss.detach(), hidden.grad(), weight.grad())
@@ -36,18 +42,31 @@ fn error(left: &Tensor, right: &Tensor) -> f64 {
 #[test]
 fn every_version_equals_the_reference_forward_and_backward() {
     // Vocabularies below, at and above the vector width, and one that needs several chunks.
-    for (rows, width, vocabulary) in [(1, 3, 5), (7, 8, 16), (13, 24, 65), (40, 32, 1003), (96, 16, 50_257)] {
+    for (rows, width, vocabulary) in [
+        (1, 3, 5),
+        (7, 8, 16),
+        (13, 24, 65),
+        (40, 32, 1003),
+        (96, 16, 50_257),
+    ] {
         for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
             let inputs = inputs(rows, width, vocabulary, kind);
             let scale = 1.0 / rows as f64;
             let expected = run(&inputs, |h, w, t| head_loss_reference(h, w, t, scale));
             for version in [Version::Chunked, Version::Fused] {
-                let found = run(&inputs, |h, w, t| head_loss(h, w, t, scale, version).unwrap());
-                for (part, left, right) in
-                    [("loss", &found.0, &expected.0), ("hidden", &found.1, &expected.1), ("weight", &found.2, &expected.2)]
-                {
+                let found = run(&inputs, |h, w, t| {
+                    head_loss(h, w, t, scale, version).unwrap()
+                });
+                for (part, left, right) in [
+                    ("loss", &found.0, &expected.0),
+                    ("hidden", &found.1, &expected.1),
+                    ("weight", &found.2, &expected.2),
+                ] {
                     let error = error(left, right);
-                    assert!(error < tolerance, "{version:?} {kind:?} {rows}x{width}x{vocabulary} {part}: {error}");
+                    assert!(
+                        error < tolerance,
+                        "{version:?} {kind:?} {rows}x{width}x{vocabulary} {part}: {error}"
+                    );
                     assert_eq!(left.kind(), right.kind());
                 }
             }
@@ -59,7 +78,9 @@ fn every_version_equals_the_reference_forward_and_backward() {
 fn the_gradient_follows_what_comes_from_above() {
     let inputs = inputs(9, 8, 20, Kind::Float);
     let expected = run(&inputs, |h, w, t| head_loss_reference(h, w, t, 1.0) * 3.0);
-    let found = run(&inputs, |h, w, t| head_loss(h, w, t, 1.0, Version::Fused).unwrap() * 3.0);
+    let found = run(&inputs, |h, w, t| {
+        head_loss(h, w, t, 1.0, Version::Fused).unwrap() * 3.0
+    });
     assert!(error(&found.1, &expected.1) < 1e-5 && error(&found.2, &expected.2) < 1e-5);
 }
 
@@ -68,7 +89,15 @@ fn extreme_logits_stay_finite_and_nan_is_not_hidden() {
     let hidden = Tensor::from_slice(&[1.0f32]).view([1, 1]);
     let weight = Tensor::from_slice(&[500.0f32, -500.0, 80.0]).view([3, 1]);
     let loss = |hidden: &Tensor, target: i64| {
-        head_loss(hidden, &weight, &Tensor::from_slice(&[target]), 1.0, Version::Fused).unwrap().double_value(&[])
+        head_loss(
+            hidden,
+            &weight,
+            &Tensor::from_slice(&[target]),
+            1.0,
+            Version::Fused,
+        )
+        .unwrap()
+        .double_value(&[])
     };
     assert!(loss(&hidden, 0).abs() < 1e-6);
     assert!((loss(&hidden, 1) - 1000.0).abs() < 1e-3);
@@ -84,7 +113,9 @@ fn without_gradients_only_the_loss_is_computed() {
     assert!(error(&loss, &head_loss_reference(&hidden, &weight, &targets, 1.0)) < 1e-6);
     // A frozen head still passes the gradient on.
     let hidden = hidden.set_requires_grad(true);
-    head_loss(&hidden, &weight, &targets, 1.0, Version::Fused).unwrap().backward();
+    head_loss(&hidden, &weight, &targets, 1.0, Version::Fused)
+        .unwrap()
+        .backward();
     assert!(hidden.grad().defined() && !weight.grad().defined());
 }
 

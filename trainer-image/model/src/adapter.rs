@@ -26,18 +26,32 @@ impl AdapterSpec {
     /// [`Error::Adapter`] in words.
     pub fn validate(&self) -> Result<(), Error> {
         if self.rank < 1 {
-            return Err(Error::Adapter(format!("rank is {}; it must be at least 1", self.rank)));
+            return Err(Error::Adapter(format!(
+                "rank is {}; it must be at least 1",
+                self.rank
+            )));
         }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
-            return Err(Error::Adapter(format!("alpha is {}; it must be above 0", self.alpha)));
+            return Err(Error::Adapter(format!(
+                "alpha is {}; it must be above 0",
+                self.alpha
+            )));
         }
         if self.targets.is_empty() {
-            return Err(Error::Adapter(format!("no targets; name some of {}", TARGETS.join(", "))));
+            return Err(Error::Adapter(format!(
+                "no targets; name some of {}",
+                TARGETS.join(", ")
+            )));
         }
-        match self.targets.iter().find(|target| !TARGETS.contains(&target.as_str())) {
-            Some(unknown) => {
-                Err(Error::Adapter(format!("unknown target {unknown}; name some of {}", TARGETS.join(", "))))
-            }
+        match self
+            .targets
+            .iter()
+            .find(|target| !TARGETS.contains(&target.as_str()))
+        {
+            Some(unknown) => Err(Error::Adapter(format!(
+                "unknown target {unknown}; name some of {}",
+                TARGETS.join(", ")
+            ))),
             None => Ok(()),
         }
     }
@@ -66,7 +80,13 @@ impl Adapter {
         device: Device,
     ) -> Result<Self, Error> {
         let deviation = 1.0 / (inputs as f64).sqrt();
-        let a = normal(seed, &format!("{name}.lora_A"), &[spec.rank, inputs], deviation, device)?;
+        let a = normal(
+            seed,
+            &format!("{name}.lora_A"),
+            &[spec.rank, inputs],
+            deviation,
+            device,
+        )?;
         Ok(Self {
             name,
             a: a.set_requires_grad(true),

@@ -44,12 +44,18 @@ impl Rotary {
     /// Tables `[context, head_size]`, computed in FP32 as Hugging Face does.
     pub fn new(context: i64, head_size: i64, base: f64, device: Device) -> Self {
         let options = (Kind::Float, device);
-        let even = Tensor::arange_start_step(0, head_size, 2, (Kind::Int64, device)).to_kind(Kind::Float);
+        let even =
+            Tensor::arange_start_step(0, head_size, 2, (Kind::Int64, device)).to_kind(Kind::Float);
         let exponents = even / head_size as f64;
-        let frequencies = Tensor::full_like(&exponents, base).pow(&exponents).reciprocal();
+        let frequencies = Tensor::full_like(&exponents, base)
+            .pow(&exponents)
+            .reciprocal();
         let angles = Tensor::arange(context, options).outer(&frequencies);
         let angles = Tensor::cat(&[&angles, &angles], -1);
-        Self { cosine: angles.cos(), sine: angles.sin() }
+        Self {
+            cosine: angles.cos(),
+            sine: angles.sin(),
+        }
     }
 
     /// The rows for `positions` `[tokens]`.
@@ -89,10 +95,12 @@ impl Attention {
         let (q, k, v) = match &self.projection {
             Projection::Fused(qkv) => {
                 let y = qkv.forward(x);
-                let width = self.heads * self.head_size;
-                // Views of one tensor: attention reads them through their strides.
-                let part = |i: i64| y.narrow(1, i * width, width).unflatten(1, [self.heads, self.head_size]);
-                (part(0), part(1), part(2))
+                // Views of one tensor, which attention reads through their strides. One unbind rather than
+                // three slices: its backward pass joins the gradients without three padded copies.
+                let y = y.view([-1, 3, self.heads, self.head_size]);
+                let mut parts = y.unbind(1).into_iter();
+                let mut part = || parts.next().unwrap_or_else(|| y.select(1, 0));
+                (part(), part(), part())
             }
             Projection::Split { q, k, v } => (
                 heads(&q.forward(x), self.heads),
@@ -107,10 +115,23 @@ impl Attention {
     }
 
     /// Training: `x` `[sequences * length, hidden]`, every sequence from its first token.
-    pub fn forward(&self, x: &Tensor, pattern: &Pattern, rotation: Option<&Rotation>, train: bool) -> Tensor {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        pattern: &Pattern,
+        rotation: Option<&Rotation>,
+        train: bool,
+    ) -> Tensor {
         let (q, k, v) = self.project(x, rotation);
-        let shaped = |t: &Tensor| t.unflatten(0, [pattern.sequences, pattern.length]).transpose(1, 2);
-        let (q, k, v) = (shaped(&q), self.expand(&shaped(&k), 1), self.expand(&shaped(&v), 1));
+        let shaped = |t: &Tensor| {
+            t.unflatten(0, [pattern.sequences, pattern.length])
+                .transpose(1, 2)
+        };
+        let (q, k, v) = (
+            shaped(&q),
+            self.expand(&shaped(&k), 1),
+            self.expand(&shaped(&v), 1),
+        );
         let dropout = if train { self.dropout } else { 0.0 };
         let y = Tensor::scaled_dot_product_attention(
             &q,
@@ -122,7 +143,8 @@ impl Attention {
             None,
             false,
         );
-        self.output.forward(&y.transpose(1, 2).reshape([-1, self.heads * self.head_size]))
+        self.output
+            .forward(&y.transpose(1, 2).reshape([-1, self.heads * self.head_size]))
     }
 
     /// Repeats key or value heads (dimension `dim`) so that every query head has its own.
@@ -136,7 +158,13 @@ impl Attention {
 
     /// Serving: `x` `[all new tokens, hidden]`, the segments one after another. Writes the new keys and values
     /// to layer `index` of each cache. Needs room in the caches.
-    pub fn extend(&self, x: &Tensor, segments: &mut [Segment<'_>], index: usize, rotation: Option<&Rotation>) -> Tensor {
+    pub fn extend(
+        &self,
+        x: &Tensor,
+        segments: &mut [Segment<'_>],
+        index: usize,
+        rotation: Option<&Rotation>,
+    ) -> Tensor {
         let (q, k, v) = self.project(x, rotation);
         let mut outputs = Vec::with_capacity(segments.len());
         let mut start = 0;
@@ -162,11 +190,23 @@ impl Attention {
             // One query per head: the query heads of a key head act as its queries, so nothing is repeated.
             let group = self.heads / self.key_value_heads;
             let q = q.reshape([1, self.key_value_heads, group, self.head_size]);
-            let y = Tensor::scaled_dot_product_attention(&q, &keys, &values, None::<&Tensor>, 0.0, false, None, false);
+            let y = Tensor::scaled_dot_product_attention(
+                &q,
+                &keys,
+                &values,
+                None::<&Tensor>,
+                0.0,
+                false,
+                None,
+                false,
+            );
             return y.reshape([1, width]);
         }
-        let mask = (held > 0)
-            .then(|| Tensor::ones([new, held + new], (Kind::Bool, q.device())).tril(held).view([1, 1, new, held + new]));
+        let mask = (held > 0).then(|| {
+            Tensor::ones([new, held + new], (Kind::Bool, q.device()))
+                .tril(held)
+                .view([1, 1, new, held + new])
+        });
         let y = Tensor::scaled_dot_product_attention(
             &q.unsqueeze(0),
             &self.expand(&keys, 1),
@@ -187,10 +227,21 @@ impl Attention {
         let narrow = self.key_value_heads * self.head_size;
         let mut all = match &mut self.projection {
             Projection::Fused(qkv) => {
-                vec![(vec![("q", 0, width), ("k", width, width), ("v", 2 * width, width)], qkv)]
+                vec![(
+                    vec![
+                        ("q", 0, width),
+                        ("k", width, width),
+                        ("v", 2 * width, width),
+                    ],
+                    qkv,
+                )]
             }
             Projection::Split { q, k, v } => {
-                vec![(vec![("q", 0, width)], q), (vec![("k", 0, narrow)], k), (vec![("v", 0, narrow)], v)]
+                vec![
+                    (vec![("q", 0, width)], q),
+                    (vec![("k", 0, narrow)], k),
+                    (vec![("v", 0, narrow)], v),
+                ]
             }
         };
         let (_, outputs) = self.output.shape();

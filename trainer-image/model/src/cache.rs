@@ -35,14 +35,22 @@ impl Layer {
 impl Cache {
     /// An empty cache with room for `room` tokens to begin with.
     pub(crate) fn new(config: &Config, room: i64, kind: Kind, device: Device) -> Self {
-        let shape = [config.key_value_heads, room.clamp(1, config.context_length), config.head_size];
+        let shape = [
+            config.key_value_heads,
+            room.clamp(1, config.context_length),
+            config.head_size,
+        ];
         let layers = (0..config.layers)
             .map(|_| Layer {
                 keys: Tensor::zeros(shape, (kind, device)),
                 values: Tensor::zeros(shape, (kind, device)),
             })
             .collect();
-        Self { layers, length: 0, limit: config.context_length }
+        Self {
+            layers,
+            length: 0,
+            limit: config.context_length,
+        }
     }
 
     /// Tokens held.
@@ -58,7 +66,10 @@ impl Cache {
     /// Bytes of memory taken.
     pub fn bytes(&self) -> usize {
         let size = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
-        self.layers.iter().map(|layer| size(&layer.keys) + size(&layer.values)).sum()
+        self.layers
+            .iter()
+            .map(|layer| size(&layer.keys) + size(&layer.values))
+            .sum()
     }
 
     /// Forgets all tokens after the first `length`, so that a sequence can be replayed from there.
@@ -70,7 +81,10 @@ impl Cache {
     pub(crate) fn reserve(&mut self, new: i64) -> Result<(), Error> {
         let wanted = self.length + new;
         if wanted > self.limit {
-            return Err(Error::Context { wanted, limit: self.limit });
+            return Err(Error::Context {
+                wanted,
+                limit: self.limit,
+            });
         }
         let room = self.layers.first().map_or(wanted, Layer::room);
         if wanted > room {

@@ -18,7 +18,10 @@ pub struct Message {
 impl Message {
     /// A message of `role`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self {
+            role: role.into(),
+            content: content.into(),
+        }
     }
 }
 
@@ -42,12 +45,21 @@ impl ChatTemplate {
         // As transformers sets them.
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
-        environment.add_function("raise_exception", |text: String| -> Result<Value, JinjaError> {
-            Err(JinjaError::new(ErrorKind::InvalidOperation, text))
-        });
+        environment.add_function(
+            "raise_exception",
+            |text: String| -> Result<Value, JinjaError> {
+                Err(JinjaError::new(ErrorKind::InvalidOperation, text))
+            },
+        );
         environment.set_unknown_method_callback(string_method);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(chat)?;
-        Ok(Self { environment, begin_of_text: begin_of_text.to_owned(), end_of_text: end_of_text.to_owned() })
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(chat)?;
+        Ok(Self {
+            environment,
+            begin_of_text: begin_of_text.to_owned(),
+            end_of_text: end_of_text.to_owned(),
+        })
     }
 
     /// The text of `messages`; with `prompt` it ends where the assistant's answer begins.
@@ -72,7 +84,10 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Chat`] when the template does not write messages one after another, so that no range can be
     /// told apart.
-    pub fn answers(&self, messages: &[Message]) -> Result<(String, Vec<std::ops::Range<usize>>), Error> {
+    pub fn answers(
+        &self,
+        messages: &[Message],
+    ) -> Result<(String, Vec<std::ops::Range<usize>>), Error> {
         let text = self.render(messages, false)?;
         let mut ranges = Vec::new();
         for (index, message) in messages.iter().enumerate() {
@@ -97,10 +112,25 @@ fn chat(error: JinjaError) -> Error {
 }
 
 /// The Python string methods that published templates call.
-fn string_method(_: &State<'_, '_>, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, JinjaError> {
-    let unknown = || JinjaError::new(ErrorKind::UnknownMethod, format!("method {method} is not supported"));
+fn string_method(
+    _: &State<'_, '_>,
+    value: &Value,
+    method: &str,
+    arguments: &[Value],
+) -> Result<Value, JinjaError> {
+    let unknown = || {
+        JinjaError::new(
+            ErrorKind::UnknownMethod,
+            format!("method {method} is not supported"),
+        )
+    };
     let text = value.as_str().ok_or_else(unknown)?;
-    let argument = || arguments.first().and_then(Value::as_str).ok_or_else(unknown);
+    let argument = || {
+        arguments
+            .first()
+            .and_then(Value::as_str)
+            .ok_or_else(unknown)
+    };
     Ok(match (method, arguments.len()) {
         ("strip", 0) => Value::from(text.trim()),
         ("lstrip", 0) => Value::from(text.trim_start()),
@@ -145,18 +175,26 @@ mod tests {
         // Zephyr's template; the text is what transformers 5 renders for it.
         let zephyr = "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'].strip() + eos_token }}\n{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}";
         let template = ChatTemplate::new(zephyr, "<s>", "</s>").unwrap();
-        let text = template.render(&[Message::new("user", " hi ")], true).unwrap();
+        let text = template
+            .render(&[Message::new("user", " hi ")], true)
+            .unwrap();
         assert_eq!(text, "<|user|>\nhi</s>\n<|assistant|>\n");
     }
 
     #[test]
     fn refusals_say_why() {
-        let strict = ChatTemplate::new("{{ raise_exception('no system message') }}", "", "").unwrap();
+        let strict =
+            ChatTemplate::new("{{ raise_exception('no system message') }}", "", "").unwrap();
         let error = strict.render(&conversation(), true).unwrap_err();
         assert!(error.to_string().contains("no system message"), "{error}");
         assert_eq!(error.category(), "InvalidChatTemplate");
         assert!(ChatTemplate::new("{% for %}", "", "").is_err());
         let reversed = "{% for message in messages|reverse %}{{ message.content }}{% endfor %}";
-        assert!(ChatTemplate::new(reversed, "", "").unwrap().answers(&conversation()).is_err());
+        assert!(
+            ChatTemplate::new(reversed, "", "")
+                .unwrap()
+                .answers(&conversation())
+                .is_err()
+        );
     }
 }

@@ -46,7 +46,13 @@ pub struct Config {
 
 impl Config {
     /// A GPT-2 with the family's usual proportions: feed-forward 4 times the width, tied, with biases.
-    pub fn gpt2(vocabulary_size: i64, layers: i64, heads: i64, hidden_size: i64, context_length: i64) -> Self {
+    pub fn gpt2(
+        vocabulary_size: i64,
+        layers: i64,
+        heads: i64,
+        hidden_size: i64,
+        context_length: i64,
+    ) -> Self {
         Self {
             family: Family::Gpt2,
             vocabulary_size,
@@ -107,26 +113,44 @@ impl Config {
         if self.heads % self.key_value_heads != 0 {
             return refuse(
                 "keyValueHeads",
-                format!("{} does not divide the {} heads; choose a divisor", self.key_value_heads, self.heads),
+                format!(
+                    "{} does not divide the {} heads; choose a divisor",
+                    self.key_value_heads, self.heads
+                ),
             );
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return refuse("dropout", format!("is {}; it must be at least 0 and below 1", self.dropout));
+            return refuse(
+                "dropout",
+                format!("is {}; it must be at least 0 and below 1", self.dropout),
+            );
         }
         if !(self.norm_epsilon.is_finite() && self.norm_epsilon > 0.0) {
-            return refuse("normEpsilon", format!("is {}; it must be above 0", self.norm_epsilon));
+            return refuse(
+                "normEpsilon",
+                format!("is {}; it must be above 0", self.norm_epsilon),
+            );
         }
         match self.family {
-            Family::Gpt2 if self.key_value_heads != self.heads => {
-                refuse("keyValueHeads", "must equal heads: GPT-2 has no grouped-query attention".to_owned())
-            }
-            Family::Gpt2 if self.head_size.saturating_mul(self.heads) != self.hidden_size => refuse(
-                "hiddenSize",
-                format!("{} is no multiple of the {} heads; choose a multiple", self.hidden_size, self.heads),
+            Family::Gpt2 if self.key_value_heads != self.heads => refuse(
+                "keyValueHeads",
+                "must equal heads: GPT-2 has no grouped-query attention".to_owned(),
             ),
+            Family::Gpt2 if self.head_size.saturating_mul(self.heads) != self.hidden_size => {
+                refuse(
+                    "hiddenSize",
+                    format!(
+                        "{} is no multiple of the {} heads; choose a multiple",
+                        self.hidden_size, self.heads
+                    ),
+                )
+            }
             Family::Llama if self.head_size % 2 != 0 => refuse(
                 "hiddenSize",
-                format!("gives heads of width {}, but rotary positions need an even one", self.head_size),
+                format!(
+                    "gives heads of width {}, but rotary positions need an even one",
+                    self.head_size
+                ),
             ),
             Family::Llama if self.bias => refuse("bias", "is not supported for Llama".to_owned()),
             _ => Ok(()),
@@ -142,7 +166,10 @@ impl Config {
         let bias = i64::from(self.bias);
         let (block, ends) = match self.family {
             Family::Gpt2 => (
-                attention + 2 * hidden * feed + 2 * hidden + bias * (queries + 2 * values + hidden + feed + hidden + 2 * hidden),
+                attention
+                    + 2 * hidden * feed
+                    + 2 * hidden
+                    + bias * (queries + 2 * values + hidden + feed + hidden + 2 * hidden),
                 self.context_length * hidden + hidden + bias * hidden,
             ),
             Family::Llama => (attention + 3 * hidden * feed + 2 * hidden, hidden),
@@ -157,9 +184,14 @@ impl Config {
         let lookups = match self.family {
             Family::Gpt2 => self.context_length * self.hidden_size,
             Family::Llama => 0,
-        } + if self.tied_embeddings { 0 } else { self.vocabulary_size * self.hidden_size };
+        } + if self.tied_embeddings {
+            0
+        } else {
+            self.vocabulary_size * self.hidden_size
+        };
         let matrices = self.parameters() - lookups;
-        6.0 * matrices as f64 + 12.0 * (self.layers * self.heads * self.head_size * sequence_length) as f64
+        6.0 * matrices as f64
+            + 12.0 * (self.layers * self.heads * self.head_size * sequence_length) as f64
     }
 }
 
@@ -170,8 +202,14 @@ mod tests {
     #[test]
     fn published_sizes_come_out() {
         // GPT-2 small: 124,439,808 (Hugging Face's model card); TinyLlama 1.1B: 1,100,048,384.
-        assert_eq!(Config::gpt2(50_257, 12, 12, 768, 1024).parameters(), 124_439_808);
-        assert_eq!(Config::llama(32_000, 22, (32, 4), 2048, 5632, 2048).parameters(), 1_100_048_384);
+        assert_eq!(
+            Config::gpt2(50_257, 12, 12, 768, 1024).parameters(),
+            124_439_808
+        );
+        assert_eq!(
+            Config::llama(32_000, 22, (32, 4), 2048, 5632, 2048).parameters(),
+            1_100_048_384
+        );
     }
 
     #[test]
@@ -181,7 +219,13 @@ mod tests {
             (Config::gpt2(0, 1, 2, 16, 8), "vocabularySize"),
             (Config::llama(10, 1, (4, 3), 16, 32, 8), "keyValueHeads"),
             (Config::llama(10, 1, (4, 4), 12, 32, 8), "hiddenSize"),
-            (Config { dropout: 1.0, ..Config::gpt2(10, 1, 2, 16, 8) }, "dropout"),
+            (
+                Config {
+                    dropout: 1.0,
+                    ..Config::gpt2(10, 1, 2, 16, 8)
+                },
+                "dropout",
+            ),
         ];
         for (config, expected) in cases {
             match config.validate() {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use crate::model::Model;
 use crate::chat::ChatTemplate;
+use crate::model::Model;
 use crate::{Config, Error, hugging_face, weight};
 
 /// Architecture.
@@ -33,7 +33,10 @@ pub struct Directory {
 }
 
 fn damaged(path: PathBuf, problem: impl std::fmt::Display) -> Error {
-    Error::Content { path, problem: problem.to_string() }
+    Error::Content {
+        path,
+        problem: problem.to_string(),
+    }
 }
 
 impl Directory {
@@ -62,7 +65,8 @@ impl Directory {
     /// [`Error::File`] when config.json is missing, [`Error::Content`] when it is damaged or asks for what is
     /// not supported.
     pub fn config(&self) -> Result<Config, Error> {
-        hugging_face::parse(&self.text(CONFIG_FILE)?).map_err(|problem| damaged(self.path(CONFIG_FILE), problem))
+        hugging_face::parse(&self.text(CONFIG_FILE)?)
+            .map_err(|problem| damaged(self.path(CONFIG_FILE), problem))
     }
 
     /// Reads the model to `device`. `weights` converts them (`None` keeps the file's kind); matrices are computed
@@ -71,12 +75,19 @@ impl Directory {
     /// # Errors
     /// [`Error::File`] or [`Error::Content`] naming the file: missing, truncated, flipped, a tensor missing, too
     /// many or of another shape than config.json says.
-    pub fn load(&self, weights: Option<Kind>, compute: Option<Kind>, device: Device) -> Result<Model, Error> {
+    pub fn load(
+        &self,
+        weights: Option<Kind>,
+        compute: Option<Kind>,
+        device: Device,
+    ) -> Result<Model, Error> {
         let config = self.config()?;
         let path = self.path(WEIGHTS_FILE);
         let mut tensors = weight::read(&path, device)?;
         // The original GPT-2 files name tensors without the prefix and keep the causal masks as buffers.
-        tensors.retain(|name, _| !name.ends_with(".attn.bias") && !name.ends_with(".attn.masked_bias"));
+        tensors.retain(|name, _| {
+            !name.ends_with(".attn.bias") && !name.ends_with(".attn.masked_bias")
+        });
         let found = tensors.values().next().map_or(Kind::Float, Tensor::kind);
         let compute = compute.or(weights).unwrap_or(found);
         let (bias, tied) = (config.bias, config.tied_embeddings);
@@ -86,7 +97,10 @@ impl Directory {
                 .or_else(|| tensors.remove(name.trim_start_matches("transformer.")))
                 .ok_or_else(|| damaged(path.clone(), format!("tensor {name} is missing")))?;
             if tensor.size() != shape {
-                let problem = format!("tensor {name} has shape {:?}, config.json says {shape:?}", tensor.size());
+                let problem = format!(
+                    "tensor {name} has shape {:?}, config.json says {shape:?}",
+                    tensor.size()
+                );
                 return Err(damaged(path.clone(), problem));
             }
             Ok(match weights {
@@ -94,15 +108,18 @@ impl Directory {
                 None => tensor,
             })
         })?;
-        let unread = tensors
-            .iter()
-            .find(|(name, tensor)| {
-                let zero_bias = !bias && name.ends_with(".bias") && !bool::try_from(tensor.any()).unwrap_or(true);
-                let shared_head = tied && name.as_str() == "lm_head.weight" && tensor.equal(model.head());
-                !(zero_bias || shared_head)
-            });
+        let unread = tensors.iter().find(|(name, tensor)| {
+            let zero_bias =
+                !bias && name.ends_with(".bias") && !bool::try_from(tensor.any()).unwrap_or(true);
+            let shared_head =
+                tied && name.as_str() == "lm_head.weight" && tensor.equal(model.head());
+            !(zero_bias || shared_head)
+        });
         match unread {
-            Some((name, _)) => Err(damaged(path.clone(), format!("tensor {name} has no place in the model"))),
+            Some((name, _)) => Err(damaged(
+                path.clone(),
+                format!("tensor {name} has no place in the model"),
+            )),
             None => Ok(model),
         }
     }
@@ -114,9 +131,14 @@ impl Directory {
     /// [`Error::File`] when the directory cannot be written; [`Error::Adapter`] while adapters are not merged.
     pub fn save(&self, model: &Model, ends: &[i64]) -> Result<(), Error> {
         if !model.adapter_weights().is_empty() {
-            return Err(Error::Adapter("the model still has adapters; merge them before the export".to_owned()));
+            return Err(Error::Adapter(
+                "the model still has adapters; merge them before the export".to_owned(),
+            ));
         }
-        std::fs::create_dir_all(&self.root).map_err(|source| Error::File { path: self.root.clone(), source })?;
+        std::fs::create_dir_all(&self.root).map_err(|source| Error::File {
+            path: self.root.clone(),
+            source,
+        })?;
         let mut tensors = BTreeMap::new();
         for parameter in model.weights() {
             if !model.config().bias && model.config().family == crate::Family::Gpt2 {
@@ -133,7 +155,10 @@ impl Directory {
             _ => "float32",
         };
         weight::write(&self.path(WEIGHTS_FILE), &tensors)?;
-        self.write_json(CONFIG_FILE, &hugging_face::render(model.config(), dtype, ends.first().copied()))?;
+        self.write_json(
+            CONFIG_FILE,
+            &hugging_face::render(model.config(), dtype, ends.first().copied()),
+        )?;
         self.write_json(
             GENERATION_FILE,
             &json!({ "bos_token_id": ends.first(), "eos_token_id": ends, "pad_token_id": ends.first() }),
@@ -146,14 +171,23 @@ impl Directory {
     /// # Errors
     /// [`Error::File`] naming the file.
     pub fn save_tokenizer(&self, from: &Path, end_of_text: &str) -> Result<(), Error> {
-        std::fs::create_dir_all(&self.root).map_err(|source| Error::File { path: self.root.clone(), source })?;
+        std::fs::create_dir_all(&self.root).map_err(|source| Error::File {
+            path: self.root.clone(),
+            source,
+        })?;
         let source_file = from.join(TOKENIZER_FILE);
-        std::fs::copy(&source_file, self.path(TOKENIZER_FILE))
-            .map_err(|source| Error::File { path: source_file, source })?;
+        std::fs::copy(&source_file, self.path(TOKENIZER_FILE)).map_err(|source| Error::File {
+            path: source_file,
+            source,
+        })?;
         let settings = from.join(TOKENIZER_CONFIG_FILE);
         if settings.exists() {
-            std::fs::copy(&settings, self.path(TOKENIZER_CONFIG_FILE))
-                .map_err(|source| Error::File { path: settings, source })?;
+            std::fs::copy(&settings, self.path(TOKENIZER_CONFIG_FILE)).map_err(|source| {
+                Error::File {
+                    path: settings,
+                    source,
+                }
+            })?;
             return Ok(());
         }
         self.write_json(
@@ -172,7 +206,10 @@ impl Directory {
 
     fn write_json(&self, name: &str, value: &Value) -> Result<(), Error> {
         let path = self.path(name);
-        let failed = |source| Error::File { path: path.clone(), source };
+        let failed = |source| Error::File {
+            path: path.clone(),
+            source,
+        };
         let mut text = serde_json::to_string_pretty(value).map_err(|error| failed(error.into()))?;
         text.push('\n');
         let partial = path.with_extension("partial");
@@ -211,10 +248,14 @@ impl Directory {
         // A token is a string, or an object whose content is the string.
         let token = |key: &str| {
             let value = root.get(key);
-            value.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str())).unwrap_or_default()
+            value
+                .and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()))
+                .unwrap_or_default()
         };
         match root.get("chat_template").and_then(Value::as_str) {
-            Some(source) => ChatTemplate::new(source, token("bos_token"), token("eos_token")).map(Some),
+            Some(source) => {
+                ChatTemplate::new(source, token("bos_token"), token("eos_token")).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -233,9 +274,13 @@ impl Directory {
 fn zero_biases(name: &str, tensor: &Tensor) -> Option<(String, i64)> {
     let stem = name.strip_suffix(".weight")?;
     let has_bias = stem.contains(".ln_") || stem.contains(".attn.") || stem.contains(".mlp.");
-    has_bias.then(|| (format!("{stem}.bias"), tensor.size().last().copied().unwrap_or(0)))
+    has_bias.then(|| {
+        (
+            format!("{stem}.bias"),
+            tensor.size().last().copied().unwrap_or(0),
+        )
+    })
 }
-
 
 #[cfg(test)]
 mod tests;

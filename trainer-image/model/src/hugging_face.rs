@@ -10,7 +10,11 @@ pub(crate) fn parse(text: &str) -> Result<Config, String> {
     let config = match root.get("model_type").and_then(Value::as_str) {
         Some("gpt2") => gpt2(&root)?,
         Some("llama") => llama(&root)?,
-        Some(other) => return Err(format!("model_type {other} is not supported; gpt2 and llama are")),
+        Some(other) => {
+            return Err(format!(
+                "model_type {other} is not supported; gpt2 and llama are"
+            ));
+        }
         None => return Err("model_type is missing".to_owned()),
     };
     config.validate().map_err(|error| error.to_string())?;
@@ -18,7 +22,9 @@ pub(crate) fn parse(text: &str) -> Result<Config, String> {
 }
 
 fn integer(root: &Map<String, Value>, key: &str) -> Result<i64, String> {
-    root.get(key).and_then(Value::as_i64).ok_or_else(|| format!("{key} is missing or no integer"))
+    root.get(key)
+        .and_then(Value::as_i64)
+        .ok_or_else(|| format!("{key} is missing or no integer"))
 }
 
 fn integer_or(root: &Map<String, Value>, key: &str, default: i64) -> Result<i64, String> {
@@ -38,14 +44,18 @@ fn number_or(root: &Map<String, Value>, key: &str, default: f64) -> Result<f64, 
 fn truth_or(root: &Map<String, Value>, key: &str, default: bool) -> Result<bool, String> {
     match root.get(key) {
         None | Some(Value::Null) => Ok(default),
-        Some(value) => value.as_bool().ok_or_else(|| format!("{key} is neither true nor false")),
+        Some(value) => value
+            .as_bool()
+            .ok_or_else(|| format!("{key} is neither true nor false")),
     }
 }
 
 /// Refuses a key whose value is another than the one that this code computes.
 fn only(root: &Map<String, Value>, key: &str, supported: &Value) -> Result<(), String> {
     match root.get(key) {
-        Some(value) if value != supported => Err(format!("{key} {value} is not supported; {supported} is")),
+        Some(value) if value != supported => {
+            Err(format!("{key} {value} is not supported; {supported} is"))
+        }
         _ => Ok(()),
     }
 }
@@ -85,7 +95,10 @@ fn llama(root: &Map<String, Value>) -> Result<Config, String> {
         }
         _ => number_or(root, "rope_theta", 10_000.0)?,
     };
-    let (heads, hidden) = (integer(root, "num_attention_heads")?, integer(root, "hidden_size")?);
+    let (heads, hidden) = (
+        integer(root, "num_attention_heads")?,
+        integer(root, "hidden_size")?,
+    );
     let base = Config::llama(
         integer(root, "vocab_size")?,
         integer(root, "num_hidden_layers")?,
@@ -145,7 +158,10 @@ pub(crate) fn render(config: &Config, dtype: &str, end_of_text: Option<i64>) -> 
     };
     if let Value::Object(root) = &mut root {
         root.insert("vocab_size".to_owned(), json!(config.vocabulary_size));
-        root.insert("tie_word_embeddings".to_owned(), json!(config.tied_embeddings));
+        root.insert(
+            "tie_word_embeddings".to_owned(),
+            json!(config.tied_embeddings),
+        );
         root.insert("torch_dtype".to_owned(), json!(dtype));
         root.insert("use_cache".to_owned(), json!(true));
         root.insert("bos_token_id".to_owned(), json!(end_of_text));
@@ -160,13 +176,24 @@ mod tests {
 
     #[test]
     fn both_families_come_back_equal() {
-        let llama = Config { rope_base: 500_000.0, ..Config::llama(320, 2, (4, 2), 32, 96, 64) };
-        let gpt2 = Config { bias: false, dropout: 0.1, ..Config::gpt2(65, 2, 4, 32, 64) };
+        let llama = Config {
+            rope_base: 500_000.0,
+            ..Config::llama(320, 2, (4, 2), 32, 96, 64)
+        };
+        let gpt2 = Config {
+            bias: false,
+            dropout: 0.1,
+            ..Config::gpt2(65, 2, 4, 32, 64)
+        };
         for config in [llama, gpt2] {
             let text = render(&config, "float32", Some(0)).to_string();
             let expected = Config {
                 // Hugging Face's Llama has no residual dropout to keep it in.
-                dropout: if config.family == Family::Llama { 0.0 } else { config.dropout },
+                dropout: if config.family == Family::Llama {
+                    0.0
+                } else {
+                    config.dropout
+                },
                 ..config
             };
             assert_eq!(parse(&text).unwrap(), expected);
@@ -177,7 +204,10 @@ mod tests {
     fn what_is_not_computed_is_refused_by_its_key() {
         let base = render(&Config::llama(320, 2, (4, 2), 32, 96, 64), "float32", None);
         for (key, value) in [
-            ("rope_scaling", json!({ "rope_type": "llama3", "factor": 8.0 })),
+            (
+                "rope_scaling",
+                json!({ "rope_type": "llama3", "factor": 8.0 }),
+            ),
             ("attention_bias", json!(true)),
             ("hidden_act", json!("gelu")),
             ("rope_parameters", json!({ "rope_type": "yarn" })),
@@ -187,7 +217,11 @@ mod tests {
             let mut root = base.clone();
             root[key] = value;
             let error = parse(&root.to_string()).unwrap_err();
-            let named = if key == "rope_parameters" { "rope_type" } else { key };
+            let named = if key == "rope_parameters" {
+                "rope_type"
+            } else {
+                key
+            };
             assert!(error.contains(named), "{key}: {error}");
         }
     }

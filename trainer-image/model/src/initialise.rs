@@ -9,7 +9,13 @@ use tch::{Device, Tensor};
 use crate::Error;
 
 /// FP32 numbers from N(0, deviation) by Box and Muller, in `shape`.
-pub(crate) fn normal(seed: u64, name: &str, shape: &[i64], deviation: f64, device: Device) -> Result<Tensor, Error> {
+pub(crate) fn normal(
+    seed: u64,
+    name: &str,
+    shape: &[i64],
+    deviation: f64,
+    device: Device,
+) -> Result<Tensor, Error> {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());
     hash.update(name);
@@ -38,7 +44,11 @@ mod tests {
         assert!(first.mean(tch::Kind::Double).double_value(&[]).abs() < 1e-3);
         assert!((first.std(true).double_value(&[]) - 0.02).abs() < 5e-4);
         // Kurtosis of a normal distribution: 3.
-        let fourth = first.to_kind(tch::Kind::Double).pow_tensor_scalar(4).mean(tch::Kind::Double).double_value(&[]);
+        let fourth = first
+            .to_kind(tch::Kind::Double)
+            .pow_tensor_scalar(4)
+            .mean(tch::Kind::Double)
+            .double_value(&[]);
         assert!((fourth / 0.02f64.powi(4) - 3.0).abs() < 0.3);
         assert!(first.equal(&draw(1, "a")));
         assert!(!first.equal(&draw(2, "a")) && !first.equal(&draw(1, "b")));

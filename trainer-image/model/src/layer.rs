@@ -7,7 +7,11 @@ use crate::parameter::Parameter;
 
 /// `tensor` in the arithmetic of the forward pass; no copy when it is already so.
 pub(crate) fn cast(tensor: &Tensor, kind: Kind) -> Tensor {
-    if tensor.kind() == kind { tensor.shallow_clone() } else { tensor.to_kind(kind) }
+    if tensor.kind() == kind {
+        tensor.shallow_clone()
+    } else {
+        tensor.to_kind(kind)
+    }
 }
 
 /// How a weight lies in its file.
@@ -33,7 +37,10 @@ impl Linear {
     /// Input and output widths.
     pub fn shape(&self) -> (i64, i64) {
         let size = self.weight.size();
-        let (first, second) = (size.first().copied().unwrap_or(0), size.get(1).copied().unwrap_or(0));
+        let (first, second) = (
+            size.first().copied().unwrap_or(0),
+            size.get(1).copied().unwrap_or(0),
+        );
         match self.layout {
             Layout::InputOutput => (first, second),
             Layout::OutputInput => (second, first),
@@ -50,7 +57,9 @@ impl Linear {
             (Layout::InputOutput, None) => x.mm(&weight),
             (Layout::OutputInput, bias) => x.linear(&weight, bias.as_ref()),
         };
-        self.adapters.iter().fold(y, |y, adapter| adapter.apply(x, &y))
+        self.adapters
+            .iter()
+            .fold(y, |y, adapter| adapter.apply(x, &y))
     }
 
     /// Adds the adapters to the weight and drops them.
@@ -69,7 +78,10 @@ impl Linear {
     }
 
     pub fn collect(&self, into: &mut Vec<Parameter>) {
-        into.push(Parameter::new(format!("{}.weight", self.name), &self.weight));
+        into.push(Parameter::new(
+            format!("{}.weight", self.name),
+            &self.weight,
+        ));
         if let Some(bias) = &self.bias {
             into.push(Parameter::new(format!("{}.bias", self.name), bias));
         }
@@ -77,8 +89,14 @@ impl Linear {
 
     pub fn collect_adapters(&self, into: &mut Vec<Parameter>) {
         for adapter in &self.adapters {
-            into.push(Parameter::new(format!("{}.lora_A", adapter.name), &adapter.a));
-            into.push(Parameter::new(format!("{}.lora_B", adapter.name), &adapter.b));
+            into.push(Parameter::new(
+                format!("{}.lora_A", adapter.name),
+                &adapter.a,
+            ));
+            into.push(Parameter::new(
+                format!("{}.lora_B", adapter.name),
+                &adapter.b,
+            ));
         }
     }
 }
@@ -108,11 +126,19 @@ impl Norm {
             NormForm::Layer(bias) => {
                 let bias = bias.as_ref().map(|bias| cast(bias, Kind::Float));
                 let weight = cast(&self.weight, Kind::Float);
-                let y = wide.layer_norm(self.weight.size(), Some(&weight), bias.as_ref(), self.epsilon, false);
+                let y = wide.layer_norm(
+                    self.weight.size(),
+                    Some(&weight),
+                    bias.as_ref(),
+                    self.epsilon,
+                    false,
+                );
                 cast(&y, kind)
             }
             NormForm::RootMeanSquare => {
-                let variance = wide.square().mean_dim([-1i64].as_slice(), true, Kind::Float);
+                let variance = wide
+                    .square()
+                    .mean_dim([-1i64].as_slice(), true, Kind::Float);
                 let y = &wide * (variance + self.epsilon).rsqrt();
                 cast(&y, kind) * cast(&self.weight, kind)
             }
@@ -120,7 +146,10 @@ impl Norm {
     }
 
     pub fn collect(&self, into: &mut Vec<Parameter>) {
-        into.push(Parameter::new(format!("{}.weight", self.name), &self.weight));
+        into.push(Parameter::new(
+            format!("{}.weight", self.name),
+            &self.weight,
+        ));
         if let NormForm::Layer(Some(bias)) = &self.form {
             into.push(Parameter::new(format!("{}.bias", self.name), bias));
         }
@@ -133,14 +162,20 @@ pub(crate) enum FeedForward {
     /// `down(gelu(up(x)))`, tanh form of GELU.
     Gelu { up: Linear, down: Linear },
     /// `down(silu(gate(x)) * up(x))` (Shazeer 2020).
-    SwiGlu { gate: Linear, up: Linear, down: Linear },
+    SwiGlu {
+        gate: Linear,
+        up: Linear,
+        down: Linear,
+    },
 }
 
 impl FeedForward {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         match self {
             Self::Gelu { up, down } => down.forward(&up.forward(x).gelu("tanh")),
-            Self::SwiGlu { gate, up, down } => down.forward(&(gate.forward(x).silu() * up.forward(x))),
+            Self::SwiGlu { gate, up, down } => {
+                down.forward(&(gate.forward(x).silu() * up.forward(x)))
+            }
         }
     }
 

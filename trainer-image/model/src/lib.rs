@@ -24,7 +24,8 @@ pub use cache::{Cache, Segment};
 pub use chat::{ChatTemplate, Message};
 pub use config::{Config, Family};
 pub use directory::{
-    CHAT_TEMPLATE, CONFIG_FILE, Directory, GENERATION_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE,
+    CHAT_TEMPLATE, CONFIG_FILE, Directory, GENERATION_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
+    WEIGHTS_FILE,
 };
 pub use error::Error;
 pub use model::Model;

@@ -3,6 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::Error;
 use crate::adapter::{Adapter, AdapterSpec};
 use crate::attention::{Attention, Pattern, Projection, Rotary};
 use crate::cache::{Cache, Segment};
@@ -10,7 +11,6 @@ use crate::config::{Config, Family};
 use crate::initialise::normal;
 use crate::layer::{FeedForward, Layout, Linear, Norm, NormForm, cast};
 use crate::parameter::Parameter;
-use crate::Error;
 
 /// One Transformer block: `x + attention(norm(x))`, then `x + feed_forward(norm(x))`.
 #[derive(Debug)]
@@ -79,12 +79,20 @@ impl Model {
         let layer_names = Names::of(config.family);
         let embedding = take(layer_names.embedding, &[vocabulary, hidden], Role::Matrix)?;
         let positions = match config.family {
-            Family::Gpt2 => Some(take("transformer.wpe.weight", &[config.context_length, hidden], Role::Matrix)?),
+            Family::Gpt2 => Some(take(
+                "transformer.wpe.weight",
+                &[config.context_length, hidden],
+                Role::Matrix,
+            )?),
             Family::Llama => None,
         };
         let mut blocks = Vec::new();
         for index in 0..config.layers {
-            blocks.push(build_block(&config, &format!("{}.{index}", layer_names.blocks), &mut take)?);
+            blocks.push(build_block(
+                &config,
+                &format!("{}.{index}", layer_names.blocks),
+                &mut take,
+            )?);
         }
         let norm = build_norm(&config, layer_names.norm.to_owned(), &mut take)?;
         let head = if config.tied_embeddings {
@@ -92,9 +100,24 @@ impl Model {
         } else {
             Some(take("lm_head.weight", &[vocabulary, hidden], Role::Matrix)?)
         };
-        let rotary = matches!(config.family, Family::Llama)
-            .then(|| Rotary::new(config.context_length, config.head_size, config.rope_base, embedding.device()));
-        Ok(Self { config, embedding, positions, rotary, blocks, norm, head, compute })
+        let rotary = matches!(config.family, Family::Llama).then(|| {
+            Rotary::new(
+                config.context_length,
+                config.head_size,
+                config.rope_base,
+                embedding.device(),
+            )
+        });
+        Ok(Self {
+            config,
+            embedding,
+            positions,
+            rotary,
+            blocks,
+            norm,
+            head,
+            compute,
+        })
     }
 
     /// Architecture.
@@ -128,30 +151,55 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Context`] when the length exceeds the context; libtorch's words for ids out of range.
-    pub fn hidden(&self, tokens: &Tensor, documents: Option<&Tensor>, train: bool) -> Result<Tensor, Error> {
+    pub fn hidden(
+        &self,
+        tokens: &Tensor,
+        documents: Option<&Tensor>,
+        train: bool,
+    ) -> Result<Tensor, Error> {
         let (sequences, length) = tokens.size2()?;
         if length > self.config.context_length {
-            return Err(Error::Context { wanted: length, limit: self.config.context_length });
+            return Err(Error::Context {
+                wanted: length,
+                limit: self.config.context_length,
+            });
         }
         let positions = Tensor::arange(length, (Kind::Int64, self.device()));
         let mask = documents.map(|ids| {
             let same = ids.unsqueeze(2).eq_tensor(&ids.unsqueeze(1));
             same.tril(0).unsqueeze(1)
         });
-        let pattern = Pattern { sequences, length, mask };
+        let pattern = Pattern {
+            sequences,
+            length,
+            mask,
+        };
         let mut x = Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?;
         if let Some(table) = &self.positions {
             x += table.narrow(0, 0, length);
         }
         let dropout = if train { self.config.dropout } else { 0.0 };
-        let drop = |x: Tensor| if dropout > 0.0 { x.dropout(dropout, true) } else { x };
+        let drop = |x: Tensor| {
+            if dropout > 0.0 {
+                x.dropout(dropout, true)
+            } else {
+                x
+            }
+        };
         let mut x = drop(x.view([-1, self.config.hidden_size]));
-        let rotation = self.rotary.as_ref().map(|rotary| rotary.at(&positions.repeat([sequences])));
+        let rotation = self
+            .rotary
+            .as_ref()
+            .map(|rotary| rotary.at(&positions.repeat([sequences])));
         for block in &self.blocks {
             let normed = block.attention_norm.forward(&x, self.compute);
-            let y = block.attention.forward(&normed, &pattern, rotation.as_ref(), train);
+            let y = block
+                .attention
+                .forward(&normed, &pattern, rotation.as_ref(), train);
             x = &x + drop(cast(&y, x.kind()));
-            let y = block.feed.forward(&block.feed_norm.forward(&x, self.compute));
+            let y = block
+                .feed
+                .forward(&block.feed_norm.forward(&x, self.compute));
             x = &x + drop(cast(&y, x.kind()));
         }
         Ok(self.norm.forward(&x, self.compute))
@@ -165,7 +213,9 @@ impl Model {
         let (sequences, length) = tokens.size2()?;
         tch::no_grad(|| {
             let hidden = self.hidden(tokens, None, false)?;
-            Ok(self.logits(&hidden).view([sequences, length, self.config.vocabulary_size]))
+            Ok(self
+                .logits(&hidden)
+                .view([sequences, length, self.config.vocabulary_size]))
         })
     }
 
@@ -184,8 +234,14 @@ impl Model {
     pub fn extend(&self, tokens: &Tensor, segments: &mut [Segment<'_>]) -> Result<Tensor, Error> {
         let total: i64 = segments.iter().map(|segment| segment.tokens).sum();
         if total != tokens.size1()? || segments.iter().any(|segment| segment.tokens < 1) {
-            let problem = format!("add up to {total} for {:?} tokens; each needs at least 1", tokens.size());
-            return Err(Error::Config { field: "segments", problem });
+            let problem = format!(
+                "add up to {total} for {:?} tokens; each needs at least 1",
+                tokens.size()
+            );
+            return Err(Error::Config {
+                field: "segments",
+                problem,
+            });
         }
         tch::no_grad(|| {
             for segment in segments.iter_mut() {
@@ -203,9 +259,13 @@ impl Model {
             let rotation = self.rotary.as_ref().map(|rotary| rotary.at(&positions));
             for (index, block) in self.blocks.iter().enumerate() {
                 let normed = block.attention_norm.forward(&x, self.compute);
-                let y = block.attention.extend(&normed, segments, index, rotation.as_ref());
+                let y = block
+                    .attention
+                    .extend(&normed, segments, index, rotation.as_ref());
                 x += cast(&y, x.kind());
-                let y = block.feed.forward(&block.feed_norm.forward(&x, self.compute));
+                let y = block
+                    .feed
+                    .forward(&block.feed_norm.forward(&x, self.compute));
                 x += cast(&y, x.kind());
             }
             for segment in segments.iter_mut() {
@@ -217,9 +277,15 @@ impl Model {
 
     /// The model's own weights in a stable order, adapters left out; they share storage with the model.
     pub fn weights(&self) -> Vec<Parameter> {
-        let mut all = vec![Parameter::new(Names::of(self.config.family).embedding.to_owned(), &self.embedding)];
+        let mut all = vec![Parameter::new(
+            Names::of(self.config.family).embedding.to_owned(),
+            &self.embedding,
+        )];
         if let Some(positions) = &self.positions {
-            all.push(Parameter::new("transformer.wpe.weight".to_owned(), positions));
+            all.push(Parameter::new(
+                "transformer.wpe.weight".to_owned(),
+                positions,
+            ));
         }
         for block in &self.blocks {
             block.attention_norm.collect(&mut all);
@@ -255,7 +321,11 @@ impl Model {
     /// What training changes: the adapters if there are any, else all weights.
     pub fn trainable(&self) -> Vec<Parameter> {
         let adapters = self.adapter_weights();
-        if adapters.is_empty() { self.weights() } else { adapters }
+        if adapters.is_empty() {
+            self.weights()
+        } else {
+            adapters
+        }
     }
 
     /// Makes the model's own weights trainable or freezes them.
@@ -272,21 +342,35 @@ impl Model {
     /// [`Error::Adapter`] for a bad rank, alpha or target, or one that this family lacks (`gate` in GPT-2).
     pub fn adapt(&mut self, spec: &AdapterSpec, seed: u64) -> Result<(), Error> {
         spec.validate()?;
-        if self.config.family == Family::Gpt2 && spec.targets.iter().any(|target| target == "gate") {
-            return Err(Error::Adapter("GPT-2 has no gate projection; leave `gate` out".to_owned()));
+        if self.config.family == Family::Gpt2 && spec.targets.iter().any(|target| target == "gate")
+        {
+            return Err(Error::Adapter(
+                "GPT-2 has no gate projection; leave `gate` out".to_owned(),
+            ));
         }
         self.set_trainable(false);
         for block in &mut self.blocks {
-            let feed = block.feed.linears_mut().into_iter().map(|(target, linear)| {
-                let (_, outputs) = linear.shape();
-                (vec![(target, 0, outputs)], linear)
-            });
+            let feed = block
+                .feed
+                .linears_mut()
+                .into_iter()
+                .map(|(target, linear)| {
+                    let (_, outputs) = linear.shape();
+                    (vec![(target, 0, outputs)], linear)
+                });
             for (parts, linear) in block.attention.linears_mut().into_iter().chain(feed) {
                 let (inputs, _) = linear.shape();
                 for (target, start, width) in parts {
                     if spec.targets.iter().any(|wanted| wanted == target) {
                         let name = format!("{}.{target}", linear.name);
-                        linear.adapters.push(Adapter::new(name, spec, inputs, (start, width), seed, linear.weight.device())?);
+                        linear.adapters.push(Adapter::new(
+                            name,
+                            spec,
+                            inputs,
+                            (start, width),
+                            seed,
+                            linear.weight.device(),
+                        )?);
                     }
                 }
             }
@@ -317,12 +401,16 @@ struct Names {
 impl Names {
     fn of(family: Family) -> Self {
         match family {
-            Family::Gpt2 => {
-                Self { embedding: "transformer.wte.weight", blocks: "transformer.h", norm: "transformer.ln_f" }
-            }
-            Family::Llama => {
-                Self { embedding: "model.embed_tokens.weight", blocks: "model.layers", norm: "model.norm" }
-            }
+            Family::Gpt2 => Self {
+                embedding: "transformer.wte.weight",
+                blocks: "transformer.h",
+                norm: "transformer.ln_f",
+            },
+            Family::Llama => Self {
+                embedding: "model.embed_tokens.weight",
+                blocks: "model.layers",
+                norm: "model.norm",
+            },
         }
     }
 }
@@ -333,11 +421,18 @@ fn build_norm(config: &Config, name: String, take: &mut Take<'_>) -> Result<Norm
     let shape = [config.hidden_size];
     let weight = take(&format!("{name}.weight"), &shape, Role::Scale)?;
     let form = match config.family {
-        Family::Gpt2 if config.bias => NormForm::Layer(Some(take(&format!("{name}.bias"), &shape, Role::Bias)?)),
+        Family::Gpt2 if config.bias => {
+            NormForm::Layer(Some(take(&format!("{name}.bias"), &shape, Role::Bias)?))
+        }
         Family::Gpt2 => NormForm::Layer(None),
         Family::Llama => NormForm::RootMeanSquare,
     };
-    Ok(Norm { name, weight, form, epsilon: config.norm_epsilon })
+    Ok(Norm {
+        name,
+        weight,
+        form,
+        epsilon: config.norm_epsilon,
+    })
 }
 
 fn build_linear(
@@ -352,8 +447,18 @@ fn build_linear(
         Family::Llama => (Layout::OutputInput, [outputs, inputs]),
     };
     let weight = take(&format!("{name}.weight"), &shape, role)?;
-    let bias = if config.bias { Some(take(&format!("{name}.bias"), &[outputs], Role::Bias)?) } else { None };
-    Ok(Linear { name, weight, bias, layout, adapters: Vec::new() })
+    let bias = if config.bias {
+        Some(take(&format!("{name}.bias"), &[outputs], Role::Bias)?)
+    } else {
+        None
+    };
+    Ok(Linear {
+        name,
+        weight,
+        bias,
+        layout,
+        adapters: Vec::new(),
+    })
 }
 
 fn build_block(config: &Config, name: &str, take: &mut Take<'_>) -> Result<Block, Error> {
@@ -370,11 +475,29 @@ fn build_block(config: &Config, name: &str, take: &mut Take<'_>) -> Result<Block
                 Role::Matrix,
                 take,
             )?),
-            build_linear(config, format!("{name}.attn.c_proj"), (hidden, hidden), Role::Residual, take)?,
+            build_linear(
+                config,
+                format!("{name}.attn.c_proj"),
+                (hidden, hidden),
+                Role::Residual,
+                take,
+            )?,
             build_norm(config, format!("{name}.ln_2"), take)?,
             FeedForward::Gelu {
-                up: build_linear(config, format!("{name}.mlp.c_fc"), (hidden, feed), Role::Matrix, take)?,
-                down: build_linear(config, format!("{name}.mlp.c_proj"), (feed, hidden), Role::Residual, take)?,
+                up: build_linear(
+                    config,
+                    format!("{name}.mlp.c_fc"),
+                    (hidden, feed),
+                    Role::Matrix,
+                    take,
+                )?,
+                down: build_linear(
+                    config,
+                    format!("{name}.mlp.c_proj"),
+                    (feed, hidden),
+                    Role::Residual,
+                    take,
+                )?,
             },
         ),
         Family::Llama => {
@@ -406,7 +529,12 @@ fn build_block(config: &Config, name: &str, take: &mut Take<'_>) -> Result<Block
         head_size: config.head_size,
         dropout: config.dropout,
     };
-    Ok(Block { attention_norm, attention, feed_norm, feed })
+    Ok(Block {
+        attention_norm,
+        attention,
+        feed_norm,
+        feed,
+    })
 }
 
 #[cfg(test)]

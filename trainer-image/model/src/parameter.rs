@@ -15,6 +15,10 @@ pub struct Parameter {
 
 impl Parameter {
     pub(crate) fn new(name: String, tensor: &Tensor) -> Self {
-        Self { name, decay: tensor.dim() >= 2, tensor: tensor.shallow_clone() }
+        Self {
+            name,
+            decay: tensor.dim() >= 2,
+            tensor: tensor.shallow_clone(),
+        }
     }
 }

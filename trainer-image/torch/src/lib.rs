@@ -23,8 +23,16 @@ unsafe extern "C" {
         epsilon: f64,
         decay: f64,
     ) -> *mut c_char;
-    fn bessemer_torch_global_norm(tensors: *const *mut C_tensor, count: usize, norm: *mut f64) -> *mut c_char;
-    fn bessemer_torch_scale(tensors: *const *mut C_tensor, count: usize, factor: f64) -> *mut c_char;
+    fn bessemer_torch_global_norm(
+        tensors: *const *mut C_tensor,
+        count: usize,
+        norm: *mut f64,
+    ) -> *mut c_char;
+    fn bessemer_torch_scale(
+        tensors: *const *mut C_tensor,
+        count: usize,
+        factor: f64,
+    ) -> *mut c_char;
     fn bessemer_torch_clear_gradients(tensors: *const *mut C_tensor, count: usize) -> *mut c_char;
     fn bessemer_torch_deterministic(on: bool) -> *mut c_char;
 }
@@ -47,14 +55,19 @@ fn check(text: *mut c_char) -> Result<(), Error> {
         return Ok(());
     }
     // SAFETY: a non-null result is a NUL-terminated string allocated by the shim and owned by us.
-    let message = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+    let message = unsafe { CStr::from_ptr(text) }
+        .to_string_lossy()
+        .into_owned();
     // SAFETY: released once, by the allocator that made it.
     unsafe { bessemer_torch_free(text) };
     Err(Error(message))
 }
 
 fn handles(tensors: &[Tensor]) -> Vec<*mut C_tensor> {
-    tensors.iter().map(|tensor| tensor.as_ptr().cast_mut()).collect()
+    tensors
+        .iter()
+        .map(|tensor| tensor.as_ptr().cast_mut())
+        .collect()
 }
 
 /// Hyperparameters of one AdamW update.
@@ -123,7 +136,9 @@ pub fn global_norm(tensors: &[Tensor]) -> Result<f64, Error> {
     let mut norm = 0.0;
     if !tensors.is_empty() {
         // SAFETY: the handles stay alive for the call, `norm` is a valid place to write.
-        check(unsafe { bessemer_torch_global_norm(handles(tensors).as_ptr(), tensors.len(), &raw mut norm) })?;
+        check(unsafe {
+            bessemer_torch_global_norm(handles(tensors).as_ptr(), tensors.len(), &raw mut norm)
+        })?;
     }
     Ok(norm)
 }
@@ -159,6 +174,30 @@ pub fn clear_gradients(tensors: &[Tensor]) -> Result<(), Error> {
 pub fn deterministic(on: bool) -> Result<(), Error> {
     // SAFETY: no pointers are passed.
     check(unsafe { bessemer_torch_deterministic(on) })
+}
+
+/// Name of the variable by which OpenMP's threads are told how to wait.
+pub const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
+
+/// Starts this program again with threads that sleep while they wait, unless [`WAIT_POLICY`] is set already.
+/// Call it first in `main` of every program that computes: libtorch's threads otherwise spin, and on cores that
+/// are shared with anything else a training step then takes four times as long (docs/benchmarks.md). OpenMP
+/// reads the variable while it is loaded, so it cannot be set later. Returns only when nothing had to be done or
+/// the program could not be started again, which costs speed and nothing else.
+pub fn sleep_while_waiting() {
+    use std::os::unix::process::CommandExt;
+    if std::env::var_os(WAIT_POLICY).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else {
+        return;
+    };
+    let mut arguments = std::env::args_os();
+    let mut command = std::process::Command::new(program);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    let _ = command.args(arguments).env(WAIT_POLICY, "passive").exec();
 }
 
 #[cfg(test)]

@@ -11,16 +11,37 @@ fn close(left: &Tensor, right: &Tensor, tolerance: f64) {
 
 #[test]
 fn fused_adamw_follows_the_formula_for_three_steps() {
-    let options = AdamW { rate: 1e-2, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, decay: 0.1 };
-    let fused = [Tensor::from_slice(&[1.0f32, -2.0, 3.0]), Tensor::from_slice(&[0.5f32])];
+    let options = AdamW {
+        rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.99,
+        epsilon: 1e-8,
+        decay: 0.1,
+    };
+    let fused = [
+        Tensor::from_slice(&[1.0f32, -2.0, 3.0]),
+        Tensor::from_slice(&[0.5f32]),
+    ];
     let means: Vec<Tensor> = fused.iter().map(Tensor::zeros_like).collect();
     let squares: Vec<Tensor> = fused.iter().map(Tensor::zeros_like).collect();
-    let mut plain: Vec<(Vec<f64>, Vec<f64>, Vec<f64>)> =
-        vec![(vec![1.0, -2.0, 3.0], vec![0.0; 3], vec![0.0; 3]), (vec![0.5], vec![0.0], vec![0.0])];
+    let mut plain: Vec<(Vec<f64>, Vec<f64>, Vec<f64>)> = vec![
+        (vec![1.0, -2.0, 3.0], vec![0.0; 3], vec![0.0; 3]),
+        (vec![0.5], vec![0.0], vec![0.0]),
+    ];
     for step in 1..=3i32 {
-        let gradients =
-            [Tensor::from_slice(&[0.1f32, -0.2, 0.3 * step as f32]), Tensor::from_slice(&[-0.4f32])];
-        fused_adamw(&fused, &gradients, &means, &squares, i64::from(step), options).unwrap();
+        let gradients = [
+            Tensor::from_slice(&[0.1f32, -0.2, 0.3 * step as f32]),
+            Tensor::from_slice(&[-0.4f32]),
+        ];
+        fused_adamw(
+            &fused,
+            &gradients,
+            &means,
+            &squares,
+            i64::from(step),
+            options,
+        )
+        .unwrap();
         for ((value, mean, square), gradient) in plain.iter_mut().zip(&gradients) {
             for i in 0..value.len() {
                 let g = gradient.double_value(&[i as i64]);
@@ -34,21 +55,37 @@ fn fused_adamw_follows_the_formula_for_three_steps() {
         }
     }
     for (tensor, (value, _, _)) in fused.iter().zip(&plain) {
-        close(&tensor.to_kind(Kind::Double), &Tensor::from_slice(value), 1e-6);
+        close(
+            &tensor.to_kind(Kind::Double),
+            &Tensor::from_slice(value),
+            1e-6,
+        );
     }
 }
 
 #[test]
 fn unequal_lists_are_refused() {
-    let options = AdamW { rate: 1e-2, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, decay: 0.0 };
+    let options = AdamW {
+        rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.99,
+        epsilon: 1e-8,
+        decay: 0.0,
+    };
     let one = [Tensor::from_slice(&[1.0f32])];
     let error = fused_adamw(&one, &[], &one, &one, 1, options).unwrap_err();
-    assert!(error.to_string().contains("1 parameters, 0 gradients"), "{error}");
+    assert!(
+        error.to_string().contains("1 parameters, 0 gradients"),
+        "{error}"
+    );
 }
 
 #[test]
 fn norm_and_scale_act_on_all_tensors_together() {
-    let tensors = [Tensor::from_slice(&[3.0f32]), Tensor::from_slice(&[0.0f32, 4.0])];
+    let tensors = [
+        Tensor::from_slice(&[3.0f32]),
+        Tensor::from_slice(&[0.0f32, 4.0]),
+    ];
     assert!((global_norm(&tensors).unwrap() - 5.0).abs() < 1e-12);
     scale(&tensors, 0.5).unwrap();
     assert!((global_norm(&tensors).unwrap() - 2.5).abs() < 1e-12);

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use bessemer_kernels::{Version, head_loss};
 use bessemer_model::{Config, Directory, Model};
-use bessemer_protocol::task::{Batch, CheckpointPolicy, Optimizer, OptimizerKind, Schedule, ScheduleKind};
+use bessemer_protocol::task::{
+    Batch, CheckpointPolicy, Optimizer, OptimizerKind, Schedule, ScheduleKind,
+};
 use bessemer_train::{Batches, Error, Observer, Progress, Rows, Settings, run};
 use tch::{Device, Kind, Tensor};
 
@@ -31,16 +33,24 @@ struct Shakespeare {
 
 impl Shakespeare {
     fn rows(source: &[i64], starts: &[usize]) -> Rows {
-        let mut rows = Rows { count: starts.len(), length: CONTEXT, name: format!("starts {starts:?}"), ..Rows::default() };
+        let mut rows = Rows {
+            count: starts.len(),
+            length: CONTEXT,
+            name: format!("starts {starts:?}"),
+            ..Rows::default()
+        };
         for &start in starts {
             rows.tokens.extend(source.iter().skip(start).take(CONTEXT));
-            rows.targets.extend(source.iter().skip(start + 1).take(CONTEXT));
+            rows.targets
+                .extend(source.iter().skip(start + 1).take(CONTEXT));
         }
         rows
     }
 
     fn starts(&self, batch: usize) -> &[usize] {
-        self.starts.get(batch * BATCH..(batch + 1) * BATCH).unwrap_or_default()
+        self.starts
+            .get(batch * BATCH..(batch + 1) * BATCH)
+            .unwrap_or_default()
     }
 }
 
@@ -59,7 +69,10 @@ struct Clock(Instant);
 impl Observer for Clock {
     fn progress(&mut self, progress: &Progress) {
         if progress.step.is_multiple_of(250) {
-            eprintln!("step {} loss {:.3} {:.0} tokens/s", progress.step, progress.smooth_loss, progress.tokens_per_second);
+            eprintln!(
+                "step {} loss {:.3} {:.0} tokens/s",
+                progress.step, progress.smooth_loss, progress.tokens_per_second
+            );
         }
     }
     fn checkpoint(&mut self, _: u64, _: &Path) -> Result<(), String> {
@@ -84,8 +97,9 @@ fn peer(text: &Path, directory: &Path, steps: usize, threads: u32) -> Option<(f6
         .arg(script)
         .args([text, directory])
         .args([steps.to_string(), threads.to_string()])
-        // Its own libraries, not ours.
+        // Its own libraries and defaults, not ours.
         .env_remove("LD_LIBRARY_PATH")
+        .env_remove(bessemer_torch::WAIT_POLICY)
         .output();
     let output = match output {
         Ok(output) if output.status.success() => output,
@@ -106,29 +120,57 @@ fn peer(text: &Path, directory: &Path, steps: usize, threads: u32) -> Option<(f6
 fn own_starts(steps: usize, train: usize, held_out: usize) -> Vec<usize> {
     tch::manual_seed(1337);
     let draw = |limit: usize, count: usize| {
-        let starts = Tensor::randint((limit - CONTEXT) as i64, [(count * BATCH) as i64], (Kind::Int64, Device::Cpu));
+        let starts = Tensor::randint(
+            (limit - CONTEXT) as i64,
+            [(count * BATCH) as i64],
+            (Kind::Int64, Device::Cpu),
+        );
         Vec::<i64>::try_from(starts).unwrap_or_default()
     };
-    draw(train, steps).into_iter().chain(draw(held_out, EVALUATION_BATCHES)).map(|start| start as usize).collect()
+    draw(train, steps)
+        .into_iter()
+        .chain(draw(held_out, EVALUATION_BATCHES))
+        .map(|start| start as usize)
+        .collect()
 }
 
 fn main() -> Result<(), Failure> {
+    bessemer_torch::sleep_while_waiting();
     let text = std::env::var_os("BESSEMER_SHAKESPEARE").map(PathBuf::from);
-    let text = text.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/tinyshakespeare.txt"));
+    let text = text.unwrap_or_else(|| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/tinyshakespeare.txt")
+    });
     let Ok(content) = std::fs::read_to_string(&text) else {
-        println!("skipped: {} is not there; set BESSEMER_SHAKESPEARE", text.display());
+        println!(
+            "skipped: {} is not there; set BESSEMER_SHAKESPEARE",
+            text.display()
+        );
         return Ok(());
     };
-    let steps: usize = std::env::var("BESSEMER_BENCH_STEPS").ok().and_then(|steps| steps.parse().ok()).unwrap_or(2000);
+    let steps: usize = std::env::var("BESSEMER_BENCH_STEPS")
+        .ok()
+        .and_then(|steps| steps.parse().ok())
+        .unwrap_or(2000);
     let threads: u32 = 2;
-    let letters: Vec<char> = content.chars().collect::<BTreeSet<_>>().into_iter().collect();
-    let ids: Vec<i64> = content.chars().filter_map(|c| letters.binary_search(&c).ok()).map(|id| id as i64).collect();
+    let letters: Vec<char> = content
+        .chars()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    let ids: Vec<i64> = content
+        .chars()
+        .filter_map(|c| letters.binary_search(&c).ok())
+        .map(|id| id as i64)
+        .collect();
     let (train, held_out) = ids.split_at(ids.len() * 9 / 10);
     let directory = std::env::temp_dir().join(format!("bessemer-nanogpt-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
 
     let peer = peer(&text, &directory, steps, threads);
-    let config = Config { bias: false, ..Config::gpt2(letters.len() as i64, 4, 4, 128, CONTEXT as i64) };
+    let config = Config {
+        bias: false,
+        ..Config::gpt2(letters.len() as i64, 4, 4, 128, CONTEXT as i64)
+    };
     let mut model = Model::new(config, 1337, Kind::Float, Device::Cpu)?;
     let starts = if peer.is_some() {
         let weights = std::fs::read(directory.join("model.safetensors"))?;
@@ -137,14 +179,27 @@ fn main() -> Result<(), Failure> {
         model = Directory::new(&directory).load(None, None, Device::Cpu)?;
         model.set_trainable(true);
         let bytes = std::fs::read(directory.join("starts"))?;
-        bytes.chunks_exact(8).filter_map(|b| b.try_into().ok()).map(|b| i64::from_le_bytes(b) as usize).collect()
+        bytes
+            .chunks_exact(8)
+            .filter_map(|b| b.try_into().ok())
+            .map(|b| i64::from_le_bytes(b) as usize)
+            .collect()
     } else {
         own_starts(steps, train.len(), held_out.len())
     };
-    let mut batches = Shakespeare { train: train.to_vec(), held_out: held_out.to_vec(), starts, steps };
+    let mut batches = Shakespeare {
+        train: train.to_vec(),
+        held_out: held_out.to_vec(),
+        starts,
+        steps,
+    };
     let settings = Settings {
         steps: steps as u64,
-        batch: Batch { sequences: BATCH as u32, micro_batch: BATCH as u32, sequence_length: CONTEXT as u32 },
+        batch: Batch {
+            sequences: BATCH as u32,
+            micro_batch: BATCH as u32,
+            sequence_length: CONTEXT as u32,
+        },
         optimizer: Optimizer {
             kind: OptimizerKind::AdamW,
             learning_rate: 1e-3,
@@ -154,8 +209,17 @@ fn main() -> Result<(), Failure> {
             weight_decay: 0.1,
             gradient_clip_norm: 1.0,
         },
-        schedule: Schedule { kind: ScheduleKind::Cosine, warmup_steps: 100, decay_steps: 0, final_share: 0.1 },
-        checkpoint: CheckpointPolicy { every_steps: 0, every_seconds: 0, keep: 1 },
+        schedule: Schedule {
+            kind: ScheduleKind::Cosine,
+            warmup_steps: 100,
+            decay_steps: 0,
+            final_share: 0.1,
+        },
+        checkpoint: CheckpointPolicy {
+            every_steps: 0,
+            every_seconds: 0,
+            keep: 1,
+        },
         seed: 1337,
         threads,
         deterministic: false,
@@ -163,7 +227,13 @@ fn main() -> Result<(), Failure> {
         fingerprint: String::new(),
     };
     let start = Instant::now();
-    run(&model, &mut batches, &settings, &directory.join("checkpoints"), &mut Clock(start))?;
+    run(
+        &model,
+        &mut batches,
+        &settings,
+        &directory.join("checkpoints"),
+        &mut Clock(start),
+    )?;
     let seconds = start.elapsed().as_secs_f64();
     let mut sum = 0.0;
     for batch in 0..EVALUATION_BATCHES {
@@ -172,19 +242,31 @@ fn main() -> Result<(), Failure> {
         let targets = Tensor::from_slice(&rows.targets);
         let loss = tch::no_grad(|| -> Result<Tensor, Failure> {
             let hidden = model.hidden(&tokens, None, false)?;
-            Ok(head_loss(&hidden, model.head(), &targets, 1.0 / (BATCH * CONTEXT) as f64, Version::Fused)?)
+            Ok(head_loss(
+                &hidden,
+                model.head(),
+                &targets,
+                1.0 / (BATCH * CONTEXT) as f64,
+                Version::Fused,
+            )?)
         })?;
         sum += loss.double_value(&[]);
     }
     let loss = sum / EVALUATION_BATCHES as f64;
     std::fs::remove_dir_all(&directory)?;
 
-    println!("| nanoGPT CPU recipe, {steps} steps | seconds | validation loss over {EVALUATION_BATCHES} batches |");
+    println!(
+        "| nanoGPT CPU recipe, {steps} steps | seconds | validation loss over {EVALUATION_BATCHES} batches |"
+    );
     println!("|---|---|---|");
     println!("| Bessemer | {seconds:.1} | {loss:.4} |");
     if let Some((peer_seconds, peer_loss)) = peer {
         println!("| PyTorch eager | {peer_seconds:.1} | {peer_loss:.4} |");
-        println!("ratio of seconds {:.3}, difference of losses {:+.4}", seconds / peer_seconds, loss - peer_loss);
+        println!(
+            "ratio of seconds {:.3}, difference of losses {:+.4}",
+            seconds / peer_seconds,
+            loss - peer_loss
+        );
     }
     Ok(())
 }

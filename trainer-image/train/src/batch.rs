@@ -22,13 +22,19 @@ pub struct Rows {
 impl Rows {
     /// Targets that count.
     pub fn counted(&self) -> usize {
-        self.targets.iter().filter(|&&target| target != bessemer_kernels::IGNORE).count()
+        self.targets
+            .iter()
+            .filter(|&&target| target != bessemer_kernels::IGNORE)
+            .count()
     }
 
     /// Inputs `[count, length]` and targets `[count * length]`.
     pub(crate) fn tensors(&self) -> Result<(Tensor, Tensor), Error> {
         let shape = [self.count as i64, self.length as i64];
-        Ok((Tensor::from_slice(&self.tokens).f_view(shape)?, Tensor::from_slice(&self.targets)))
+        Ok((
+            Tensor::from_slice(&self.tokens).f_view(shape)?,
+            Tensor::from_slice(&self.targets),
+        ))
     }
 }
 

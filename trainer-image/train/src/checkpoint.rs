@@ -91,7 +91,10 @@ fn sha256(path: &Path) -> Result<String, Error> {
 }
 
 fn damaged(path: &Path, problem: impl std::fmt::Display) -> Error {
-    Error::Damaged { path: path.to_owned(), problem: problem.to_string() }
+    Error::Damaged {
+        path: path.to_owned(),
+        problem: problem.to_string(),
+    }
 }
 
 /// Directory of the checkpoint of `step` below `root`.
@@ -118,14 +121,23 @@ pub(crate) fn write(
     let mut state = state.clone();
     state.files.clear();
     for name in [MODEL, OPTIMIZER] {
-        state.files.insert(name.to_owned(), sha256(&partial.join(name))?);
+        state
+            .files
+            .insert(name.to_owned(), sha256(&partial.join(name))?);
     }
     let path = partial.join(STATE);
-    let json = |error: serde_json::Error| Error::File { path: path.clone(), source: error.into() };
+    let json = |error: serde_json::Error| Error::File {
+        path: path.clone(),
+        source: error.into(),
+    };
     let text = serde_json::to_string(&state).map_err(json)?;
-    let sealed = Sealed { sha256: hex::encode(Sha256::digest(&text)), state: text };
+    let sealed = Sealed {
+        sha256: hex::encode(Sha256::digest(&text)),
+        state: text,
+    };
     let mut file = std::fs::File::create(&path).map_err(Error::file(&path))?;
-    file.write_all(serde_json::to_string(&sealed).map_err(json)?.as_bytes()).map_err(Error::file(&path))?;
+    file.write_all(serde_json::to_string(&sealed).map_err(json)?.as_bytes())
+        .map_err(Error::file(&path))?;
     file.sync_all().map_err(Error::file(&path))?;
     if target.exists() {
         std::fs::remove_dir_all(&target).map_err(Error::file(&target))?;
@@ -142,11 +154,21 @@ pub(crate) fn read(path: &Path, fingerprint: &str) -> Result<Checkpoint, Error> 
     let text = std::fs::read_to_string(&file).map_err(|error| damaged(&file, error))?;
     let sealed: Sealed = serde_json::from_str(&text).map_err(|error| damaged(&file, error))?;
     if sealed.sha256 != hex::encode(Sha256::digest(&sealed.state)) {
-        return Err(damaged(&file, "its content does not match the SHA-256 it holds"));
+        return Err(damaged(
+            &file,
+            "its content does not match the SHA-256 it holds",
+        ));
     }
-    let state: State = serde_json::from_str(&sealed.state).map_err(|error| damaged(&file, error))?;
+    let state: State =
+        serde_json::from_str(&sealed.state).map_err(|error| damaged(&file, error))?;
     if state.schema_version != SCHEMA_VERSION {
-        return Err(damaged(&file, format!("its version {} is not {SCHEMA_VERSION}", state.schema_version)));
+        return Err(damaged(
+            &file,
+            format!(
+                "its version {} is not {SCHEMA_VERSION}",
+                state.schema_version
+            ),
+        ));
     }
     if state.fingerprint != fingerprint {
         return Err(damaged(&file, "it belongs to another run"));
@@ -159,7 +181,11 @@ pub(crate) fn read(path: &Path, fingerprint: &str) -> Result<Checkpoint, Error> 
         }
         Ok(read_safetensors(&file, Device::Cpu)?)
     };
-    Ok(Checkpoint { weights: tensors(MODEL)?, moments: tensors(OPTIMIZER)?, state })
+    Ok(Checkpoint {
+        weights: tensors(MODEL)?,
+        moments: tensors(OPTIMIZER)?,
+        state,
+    })
 }
 
 /// Checkpoints below `root`, oldest first; incomplete ones are not listed.
@@ -170,7 +196,10 @@ pub(crate) fn list(root: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(root).map_err(Error::file(root))? {
         let path = entry.map_err(Error::file(root))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         if name.len() == 10 && name.bytes().all(|byte| byte.is_ascii_digit()) {
             found.push(path);
         }
@@ -212,8 +241,22 @@ mod tests {
     use super::*;
 
     fn sample(step: u64) -> (State, BTreeMap<String, Tensor>) {
-        let state = State { step, curve: vec![Point { step, loss: 1.25, validation_loss: None }], ..State::new("f".into()) };
-        (state, BTreeMap::from([("w".to_owned(), Tensor::from_slice(&[1.0f32, 2.0, step as f32]))]))
+        let state = State {
+            step,
+            curve: vec![Point {
+                step,
+                loss: 1.25,
+                validation_loss: None,
+            }],
+            ..State::new("f".into())
+        };
+        (
+            state,
+            BTreeMap::from([(
+                "w".to_owned(),
+                Tensor::from_slice(&[1.0f32, 2.0, step as f32]),
+            )]),
+        )
     }
 
     fn save(root: &Path, step: u64) -> PathBuf {
@@ -254,7 +297,10 @@ mod tests {
         std::fs::write(second.join(MODEL), b"junk").unwrap();
         assert_eq!(newest(root.path(), "f").unwrap().unwrap().state.step, 3);
         std::fs::remove_file(directory(root.path(), 3).join(STATE)).unwrap();
-        assert!(matches!(newest(root.path(), "f"), Err(Error::Damaged { .. })));
+        assert!(matches!(
+            newest(root.path(), "f"),
+            Err(Error::Damaged { .. })
+        ));
     }
 
     #[test]
@@ -264,6 +310,9 @@ mod tests {
             save(root.path(), step);
         }
         prune(root.path(), 2).unwrap();
-        assert_eq!(list(root.path()).unwrap(), [directory(root.path(), 2), directory(root.path(), 10)]);
+        assert_eq!(
+            list(root.path()).unwrap(),
+            [directory(root.path(), 2), directory(root.path(), 10)]
+        );
     }
 }

@@ -6,15 +6,15 @@ use std::path::Path;
 
 use bessemer_kernels::IGNORE;
 use bessemer_model::{ChatTemplate, Message};
-use rand::seq::SliceRandom;
 use rand::SeedableRng;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
+use crate::Error;
 use crate::batch::{Batches, Rows};
 use crate::session::mix;
-use crate::Error;
 
 /// One line of an instruction file: `messages`, or `prompt` and `response`. Other fields are kept for others.
 #[derive(Deserialize)]
@@ -41,13 +41,20 @@ pub fn read_conversations(path: &Path) -> Result<Vec<Vec<Message>>, Error> {
         }
         let refuse = |problem: String| Error::Data {
             path: path.to_owned(),
-            problem: format!("line {}: {problem}; each line needs messages, or prompt and response", index + 1),
+            problem: format!(
+                "line {}: {problem}; each line needs messages, or prompt and response",
+                index + 1
+            ),
         };
-        let record: Record = serde_json::from_str(&line).map_err(|error| refuse(error.to_string()))?;
+        let record: Record =
+            serde_json::from_str(&line).map_err(|error| refuse(error.to_string()))?;
         let messages = match (record.messages, record.prompt, record.response) {
             (messages, None, None) if !messages.is_empty() => messages,
             (messages, Some(prompt), Some(response)) if messages.is_empty() => {
-                vec![Message::new("user", prompt), Message::new("assistant", response)]
+                vec![
+                    Message::new("user", prompt),
+                    Message::new("assistant", response),
+                ]
             }
             _ => return Err(refuse("no conversation".to_owned())),
         };
@@ -105,16 +112,31 @@ impl Conversations {
                 }
             }
             if kept.len() < all.len() {
-                tracing::warn!(dropped = all.len() - kept.len(), length, "conversations without an answer in reach");
+                tracing::warn!(
+                    dropped = all.len() - kept.len(),
+                    length,
+                    "conversations without an answer in reach"
+                );
             }
             Ok(kept)
         };
         let (training, validation) = (encode(training)?, encode(validation)?);
         if training.is_empty() {
-            let problem = format!("leaves no conversation with an answer within {length} tokens; raise it");
-            return Err(Error::Config { field: "sequenceLength", problem });
+            let problem =
+                format!("leaves no conversation with an answer within {length} tokens; raise it");
+            return Err(Error::Config {
+                field: "sequenceLength",
+                problem,
+            });
         }
-        Ok(Self { training, validation, padding, sequences, seed, order: None })
+        Ok(Self {
+            training,
+            validation,
+            padding,
+            sequences,
+            seed,
+            order: None,
+        })
     }
 
     /// Conversations to train on.
@@ -136,35 +158,63 @@ impl Conversations {
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(mix(self.seed, epoch)));
             self.order = Some((epoch, order));
         }
-        self.order.as_ref().and_then(|(_, order)| order.get(place).copied()).unwrap_or(0)
+        self.order
+            .as_ref()
+            .and_then(|(_, order)| order.get(place).copied())
+            .unwrap_or(0)
     }
 }
 
 impl Batches for Conversations {
     fn training(&mut self, step: u64, first: usize, count: usize) -> Result<Rows, Error> {
         let start = step * self.sequences as u64 + first as u64;
-        let indices: Vec<usize> = (start..start + count as u64).map(|position| self.index(position)).collect();
-        let chosen: Vec<&Encoded> = indices.iter().filter_map(|&index| self.training.get(index)).collect();
-        Ok(rows(&chosen, self.padding, format!("conversations {indices:?}")))
+        let indices: Vec<usize> = (start..start + count as u64)
+            .map(|position| self.index(position))
+            .collect();
+        let chosen: Vec<&Encoded> = indices
+            .iter()
+            .filter_map(|&index| self.training.get(index))
+            .collect();
+        Ok(rows(
+            &chosen,
+            self.padding,
+            format!("conversations {indices:?}"),
+        ))
     }
 
     fn validation(&mut self, first: usize, count: usize) -> Result<Rows, Error> {
         let chosen: Vec<&Encoded> = self.validation.iter().skip(first).take(count).collect();
-        Ok(rows(&chosen, self.padding, format!("held-out conversations from {first}")))
+        Ok(rows(
+            &chosen,
+            self.padding,
+            format!("held-out conversations from {first}"),
+        ))
     }
 }
 
 /// Rows padded to the longest.
 fn rows(all: &[&Encoded], padding: i64, name: String) -> Rows {
-    let length = all.iter().map(|encoded| encoded.ids.len() - 1).max().unwrap_or(0);
-    let mut rows = Rows { count: all.len(), length, name, ..Rows::default() };
+    let length = all
+        .iter()
+        .map(|encoded| encoded.ids.len() - 1)
+        .max()
+        .unwrap_or(0);
+    let mut rows = Rows {
+        count: all.len(),
+        length,
+        name,
+        ..Rows::default()
+    };
     for encoded in all {
         let real = encoded.ids.len() - 1;
         rows.tokens.extend(encoded.ids.iter().take(real));
-        rows.tokens.extend(std::iter::repeat_n(padding, length - real));
+        rows.tokens
+            .extend(std::iter::repeat_n(padding, length - real));
         let next = encoded.ids.iter().zip(&encoded.answer).skip(1);
-        rows.targets.extend(next.map(|(&id, &answer)| if answer { id } else { IGNORE }));
-        rows.targets.extend(std::iter::repeat_n(IGNORE, length - real));
+        rows.targets
+            .extend(next.map(|(&id, &answer)| if answer { id } else { IGNORE }));
+        rows.targets
+            .extend(std::iter::repeat_n(IGNORE, length - real));
     }
     rows
 }
@@ -176,10 +226,12 @@ fn encode(
     length: usize,
 ) -> Result<Encoded, Error> {
     let (text, answers) = template.answers(messages)?;
-    let encoding = tokenizer.encode(text.as_str(), false).map_err(|error| Error::Config {
-        field: "tokenizer",
-        problem: format!("cannot encode a conversation: {error}"),
-    })?;
+    let encoding = tokenizer
+        .encode(text.as_str(), false)
+        .map_err(|error| Error::Config {
+            field: "tokenizer",
+            problem: format!("cannot encode a conversation: {error}"),
+        })?;
     // tokenizers gives offsets in bytes; a token belongs to the answer in which it begins.
     let answer = encoding
         .get_offsets()
@@ -187,7 +239,12 @@ fn encode(
         .map(|&(start, _)| answers.iter().any(|range| range.contains(&start)))
         .take(length)
         .collect();
-    let ids = encoding.get_ids().iter().map(|&id| i64::from(id)).take(length).collect();
+    let ids = encoding
+        .get_ids()
+        .iter()
+        .map(|&id| i64::from(id))
+        .take(length)
+        .collect();
     Ok(Encoded { ids, answer })
 }
 

@@ -43,7 +43,9 @@ pub enum Error {
         kept: String,
     },
     /// A checkpoint with wrong content.
-    #[error("checkpoint {path} is damaged: {problem}; delete this checkpoint to continue from an older one")]
+    #[error(
+        "checkpoint {path} is damaged: {problem}; delete this checkpoint to continue from an older one"
+    )]
     Damaged {
         /// Which file.
         path: PathBuf,
@@ -102,16 +104,22 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         use bessemer_model::Error as Model;
         match self {
-            Self::Config { .. } | Self::Model(Model::Config { .. } | Model::Adapter(_)) => ExitCode::BadConfig,
+            Self::Config { .. } | Self::Model(Model::Config { .. } | Model::Adapter(_)) => {
+                ExitCode::BadConfig
+            }
             Self::Data { .. } | Self::Diverged { .. } => ExitCode::BadData,
             Self::MissingInput(_) | Self::Damaged { .. } | Self::Model(Model::Content { .. }) => {
                 ExitCode::MissingInput
             }
-            Self::File { source, .. } | Self::Model(Model::File { source, .. }) => match source.kind() {
-                std::io::ErrorKind::NotFound => ExitCode::MissingInput,
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ExitCode::Environment,
-                _ => ExitCode::TryAgain,
-            },
+            Self::File { source, .. } | Self::Model(Model::File { source, .. }) => {
+                match source.kind() {
+                    std::io::ErrorKind::NotFound => ExitCode::MissingInput,
+                    std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                        ExitCode::Environment
+                    }
+                    _ => ExitCode::TryAgain,
+                }
+            }
             Self::Checkpoint { .. } => ExitCode::TryAgain,
             Self::Model(_) | Self::Kernel(_) | Self::Torch(_) | Self::Libtorch(_) => ExitCode::Bug,
         }

@@ -31,14 +31,28 @@ impl Optimizer {
     pub fn new(options: Options, parameters: &[Parameter]) -> Self {
         let (mut decayed, mut plain) = (Group::default(), Group::default());
         for parameter in parameters {
-            let group = if parameter.decay { &mut decayed } else { &mut plain };
+            let group = if parameter.decay {
+                &mut decayed
+            } else {
+                &mut plain
+            };
             group.names.push(parameter.name.clone());
             group.weights.push(parameter.tensor.shallow_clone());
             group.means.push(parameter.tensor.zeros_like());
             group.squares.push(parameter.tensor.zeros_like());
         }
-        let all = decayed.weights.iter().chain(&plain.weights).map(Tensor::shallow_clone).collect();
-        Self { options, decayed, plain, all }
+        let all = decayed
+            .weights
+            .iter()
+            .chain(&plain.weights)
+            .map(Tensor::shallow_clone)
+            .collect();
+        Self {
+            options,
+            decayed,
+            plain,
+            all,
+        }
     }
 
     /// Drops the gradients of the step before.
@@ -48,7 +62,12 @@ impl Optimizer {
 
     /// Clips the gradients to the global norm and returns it as it was before.
     pub fn clip(&self) -> Result<f64, Error> {
-        let gradients: Vec<Tensor> = self.all.iter().map(Tensor::grad).filter(Tensor::defined).collect();
+        let gradients: Vec<Tensor> = self
+            .all
+            .iter()
+            .map(Tensor::grad)
+            .filter(Tensor::defined)
+            .collect();
         let norm = bessemer_torch::global_norm(&gradients)?;
         let limit = self.options.gradient_clip_norm;
         if limit > 0.0 && norm > limit {
@@ -59,14 +78,21 @@ impl Optimizer {
 
     /// Update number `step` (from 1) at learning rate `rate`.
     pub fn update(&self, step: u64, rate: f64) -> Result<(), Error> {
-        for (group, decay) in [(&self.decayed, self.options.weight_decay), (&self.plain, 0.0)] {
+        for (group, decay) in [
+            (&self.decayed, self.options.weight_decay),
+            (&self.plain, 0.0),
+        ] {
             let gradients: Vec<Tensor> = group
                 .weights
                 .iter()
                 .map(|weight| {
                     let gradient = weight.grad();
                     // A weight that took no part in this step has a zero gradient, not none.
-                    if gradient.defined() { gradient } else { weight.zeros_like() }
+                    if gradient.defined() {
+                        gradient
+                    } else {
+                        weight.zeros_like()
+                    }
                 })
                 .collect();
             let options = AdamW {
@@ -77,7 +103,14 @@ impl Optimizer {
                 decay,
             };
             let step = i64::try_from(step).unwrap_or(i64::MAX);
-            bessemer_torch::fused_adamw(&group.weights, &gradients, &group.means, &group.squares, step, options)?;
+            bessemer_torch::fused_adamw(
+                &group.weights,
+                &gradients,
+                &group.means,
+                &group.squares,
+                step,
+                options,
+            )?;
         }
         Ok(())
     }

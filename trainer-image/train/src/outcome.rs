@@ -8,8 +8,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tch::Kind;
 
-use crate::session::Summary;
 use crate::Error;
+use crate::session::Summary;
 
 /// Directories of verified inputs.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +59,11 @@ struct Record<'a> {
 /// Name of the file with the curve in a model's directory.
 pub(crate) const RECORD_FILE: &str = "training.json";
 
-pub(crate) fn write_record(finished: &Finished, steps: u64, flops_per_token: f64) -> Result<(), Error> {
+pub(crate) fn write_record(
+    finished: &Finished,
+    steps: u64,
+    flops_per_token: f64,
+) -> Result<(), Error> {
     let record = Record {
         schema_version: 1,
         steps,
@@ -70,14 +74,18 @@ pub(crate) fn write_record(finished: &Finished, steps: u64, flops_per_token: f64
         curve: &finished.summary.curve,
     };
     let path = finished.directory.join(RECORD_FILE);
-    let mut text = serde_json::to_string_pretty(&record).map_err(|error| Error::file(&path)(error.into()))?;
+    let mut text =
+        serde_json::to_string_pretty(&record).map_err(|error| Error::file(&path)(error.into()))?;
     text.push('\n');
     std::fs::write(&path, text).map_err(Error::file(&path))
 }
 
 /// Identity of a task with the content of the weights it starts from; a checkpoint carries it.
 pub(crate) fn fingerprint(task: &impl Serialize, inputs: &Inputs) -> Result<String, Error> {
-    let problem = |error: serde_json::Error| Error::Config { field: "task", problem: error.to_string() };
+    let problem = |error: serde_json::Error| Error::Config {
+        field: "task",
+        problem: error.to_string(),
+    };
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(task).map_err(problem)?);
     for (name, _) in &inputs.datasets {

@@ -106,24 +106,49 @@ pub fn run(
 }
 
 fn validate(settings: &Settings) -> Result<(), Error> {
-    let refuse = |field, problem: &str| Err(Error::Config { field, problem: problem.to_owned() });
+    let refuse = |field, problem: &str| {
+        Err(Error::Config {
+            field,
+            problem: problem.to_owned(),
+        })
+    };
     let batch = settings.batch;
     let optimizer = &settings.optimizer;
     if settings.steps == 0 {
         return refuse("steps", "is 0; train for at least one step");
     }
     if batch.sequences == 0 || batch.micro_batch == 0 || batch.sequences % batch.micro_batch != 0 {
-        return refuse("batch", "needs at least one sequence, and a micro-batch that divides the sequences");
+        return refuse(
+            "batch",
+            "needs at least one sequence, and a micro-batch that divides the sequences",
+        );
     }
     if settings.threads == 0 {
         return refuse("threads", "is 0; use at least one");
     }
-    let finite = [optimizer.learning_rate, optimizer.weight_decay, optimizer.gradient_clip_norm];
-    if finite.iter().any(|value| !(value.is_finite() && *value >= 0.0)) {
-        return refuse("optimizer", "has a rate, decay or clip norm that is negative or no number");
+    let finite = [
+        optimizer.learning_rate,
+        optimizer.weight_decay,
+        optimizer.gradient_clip_norm,
+    ];
+    if finite
+        .iter()
+        .any(|value| !(value.is_finite() && *value >= 0.0))
+    {
+        return refuse(
+            "optimizer",
+            "has a rate, decay or clip norm that is negative or no number",
+        );
     }
-    if ![optimizer.beta1, optimizer.beta2].iter().all(|beta| (0.0..1.0).contains(beta)) || !(optimizer.epsilon > 0.0) {
-        return refuse("optimizer", "needs betas of at least 0 and below 1, and an epsilon above 0");
+    if ![optimizer.beta1, optimizer.beta2]
+        .iter()
+        .all(|beta| (0.0..1.0).contains(beta))
+        || !(optimizer.epsilon > 0.0)
+    {
+        return refuse(
+            "optimizer",
+            "needs betas of at least 0 and below 1, and an epsilon above 0",
+        );
     }
     if !(0.0..=1.0).contains(&settings.schedule.final_share) {
         return refuse("schedule.finalShare", "must lie between 0 and 1");
@@ -163,20 +188,38 @@ struct Step {
 }
 
 impl Session<'_> {
-    fn train(&mut self, batches: &mut dyn Batches, observer: &mut dyn Observer) -> Result<End, Error> {
+    fn train(
+        &mut self,
+        batches: &mut dyn Batches,
+        observer: &mut dyn Observer,
+    ) -> Result<End, Error> {
         let total = self.settings.steps;
-        let mut validation_loss = self.state.curve.iter().rev().find_map(|point| point.validation_loss);
+        let mut validation_loss = self
+            .state
+            .curve
+            .iter()
+            .rev()
+            .find_map(|point| point.validation_loss);
         let mut last_save = observer.now();
-        let mut window: std::collections::VecDeque<(Duration, usize)> = [(observer.now(), 0)].into();
+        let mut window: std::collections::VecDeque<(Duration, usize)> =
+            [(observer.now(), 0)].into();
         while self.state.step < total {
             let done = self.step(batches)?;
             let step = self.state.step;
             let validate = self.settings.validation_sequences > 0
                 && (step == total || step.is_multiple_of((total / VALIDATIONS).max(1)));
-            let measured = if validate { self.validate(batches)? } else { None };
+            let measured = if validate {
+                self.validate(batches)?
+            } else {
+                None
+            };
             validation_loss = measured.or(validation_loss);
             if validate || step == total || step.is_multiple_of((total / CURVE_POINTS).max(1)) {
-                self.state.curve.push(Point { step, loss: rounded(self.smooth_loss()), validation_loss: measured });
+                self.state.curve.push(Point {
+                    step,
+                    loss: rounded(self.smooth_loss()),
+                    validation_loss: measured,
+                });
             }
 
             let now = observer.now();
@@ -216,7 +259,10 @@ impl Session<'_> {
         window: &std::collections::VecDeque<(Duration, usize)>,
         validation_loss: Option<f64>,
     ) -> Progress {
-        let (first, last) = (window.front().map_or(Duration::ZERO, |w| w.0), window.back().map_or(Duration::ZERO, |w| w.0));
+        let (first, last) = (
+            window.front().map_or(Duration::ZERO, |w| w.0),
+            window.back().map_or(Duration::ZERO, |w| w.0),
+        );
         let seconds = last.saturating_sub(first).as_secs_f64().max(1e-9);
         let steps = window.len().saturating_sub(1).max(1);
         let tokens: usize = window.iter().skip(1).map(|(_, tokens)| tokens).sum();
@@ -243,10 +289,18 @@ impl Session<'_> {
         }
         let counted: usize = parts.iter().map(Rows::counted).sum();
         if counted == 0 {
-            let problem = format!("no token of the batch of step {} counts towards the loss", step + 1);
-            return Err(Error::Config { field: "batch", problem });
+            let problem = format!(
+                "no token of the batch of step {} counts towards the loss",
+                step + 1
+            );
+            return Err(Error::Config {
+                field: "batch",
+                problem,
+            });
         }
-        tch::manual_seed(i64::from_ne_bytes(mix(self.settings.seed, step).to_ne_bytes()));
+        tch::manual_seed(i64::from_ne_bytes(
+            mix(self.settings.seed, step).to_ne_bytes(),
+        ));
         self.optimizer.clear()?;
         let mut loss = 0.0;
         let mut tokens = 0;
@@ -268,9 +322,18 @@ impl Session<'_> {
         self.state.tokens += counted as u64;
         self.state.sequences += u64::from(batch.sequences);
         let smooth = self.smooth_loss();
-        let smooth = if step == 0 { loss } else { smooth + SMOOTHING * (loss - smooth) };
+        let smooth = if step == 0 {
+            loss
+        } else {
+            smooth + SMOOTHING * (loss - smooth)
+        };
         self.state.smooth_loss_bits = smooth.to_bits();
-        Ok(Step { loss, norm, rate, tokens })
+        Ok(Step {
+            loss,
+            norm,
+            rate,
+            tokens,
+        })
     }
 
     /// `scale` times the sum of the cross entropies of `rows`.
@@ -278,7 +341,13 @@ impl Session<'_> {
         let (tokens, targets) = rows.tensors()?;
         let device = self.model.device();
         let hidden = self.model.hidden(&tokens.to_device(device), None, train)?;
-        Ok(head_loss(&hidden, self.model.head(), &targets.to_device(device), scale, Version::Fused)?)
+        Ok(head_loss(
+            &hidden,
+            self.model.head(),
+            &targets.to_device(device),
+            scale,
+            Version::Fused,
+        )?)
     }
 
     fn finite(&self, what: &'static str, value: f64, batch: &str) -> Result<(), Error> {
@@ -289,14 +358,21 @@ impl Session<'_> {
             Some(path) => format!("the last good checkpoint is {}", path.display()),
             None => "there was no checkpoint yet".to_owned(),
         };
-        Err(Error::Diverged { what, value, step: self.state.step + 1, batch: batch.to_owned(), kept })
+        Err(Error::Diverged {
+            what,
+            value,
+            step: self.state.step + 1,
+            batch: batch.to_owned(),
+            kept,
+        })
     }
 
     /// Mean loss over the first sequences of the validation split; `None` when there are none.
     fn validate(&self, batches: &mut dyn Batches) -> Result<Option<f64>, Error> {
         let (mut sum, mut counted, mut first) = (0.0, 0, 0);
         while first < self.settings.validation_sequences {
-            let wanted = (self.settings.batch.micro_batch as usize).min(self.settings.validation_sequences - first);
+            let wanted = (self.settings.batch.micro_batch as usize)
+                .min(self.settings.validation_sequences - first);
             let rows = batches.validation(first, wanted)?;
             if rows.count == 0 {
                 break;
@@ -309,14 +385,24 @@ impl Session<'_> {
     }
 
     fn weights(&self) -> BTreeMap<String, Tensor> {
-        self.parameters.iter().map(|p| (p.name.clone(), p.tensor.shallow_clone())).collect()
+        self.parameters
+            .iter()
+            .map(|p| (p.name.clone(), p.tensor.shallow_clone()))
+            .collect()
     }
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
-        let path = checkpoint::write(self.root, &self.state, &self.weights(), &self.optimizer.moments())?;
+        let path = checkpoint::write(
+            self.root,
+            &self.state,
+            &self.weights(),
+            &self.optimizer.moments(),
+        )?;
         checkpoint::prune(self.root, self.settings.checkpoint.keep as usize)?;
         let step = self.state.step;
-        observer.checkpoint(step, &path).map_err(|problem| Error::Checkpoint { step, problem })?;
+        observer
+            .checkpoint(step, &path)
+            .map_err(|problem| Error::Checkpoint { step, problem })?;
         self.saved = Some(path);
         Ok(())
     }
@@ -326,14 +412,23 @@ impl Session<'_> {
             return Ok(());
         };
         let path = checkpoint::directory(self.root, found.state.step);
-        for (into, from) in [(self.weights(), &found.weights), (self.optimizer.moments(), &found.moments)] {
+        for (into, from) in [
+            (self.weights(), &found.weights),
+            (self.optimizer.moments(), &found.moments),
+        ] {
             if into.len() != from.len() {
-                let problem = format!("it holds {} tensors, the model has {}", from.len(), into.len());
+                let problem = format!(
+                    "it holds {} tensors, the model has {}",
+                    from.len(),
+                    into.len()
+                );
                 return Err(Error::Damaged { path, problem });
             }
             for (name, tensor) in into {
                 match from.get(&name) {
-                    Some(stored) if stored.size() == tensor.size() && stored.kind() == tensor.kind() => {
+                    Some(stored)
+                        if stored.size() == tensor.size() && stored.kind() == tensor.kind() =>
+                    {
                         tch::no_grad(|| tensor.shallow_clone().copy_(stored));
                     }
                     _ => {

@@ -24,17 +24,35 @@ const VALIDATION_SEQUENCES: usize = 128;
 ///
 /// # Errors
 /// [`Error`]; complete checkpoints stay.
-pub fn tune(task: &TuneTask, inputs: &Inputs, work: &Path, observer: &mut dyn Observer) -> Result<Outcome, Error> {
-    let base = inputs.model.as_ref().ok_or_else(|| Error::MissingInput("with role Model".to_owned()))?;
+pub fn tune(
+    task: &TuneTask,
+    inputs: &Inputs,
+    work: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, Error> {
+    let base = inputs
+        .model
+        .as_ref()
+        .ok_or_else(|| Error::MissingInput("with role Model".to_owned()))?;
     if inputs.datasets.is_empty() {
         return Err(Error::MissingInput("with role Dataset".to_owned()));
     }
     let source = Directory::new(base);
-    let mut model = source.load(Some(Kind::Float), Some(outcome::compute(task.precision)), Device::Cpu)?;
+    let mut model = source.load(
+        Some(Kind::Float),
+        Some(outcome::compute(task.precision)),
+        Device::Cpu,
+    )?;
     let context = model.config().context_length;
     if i64::from(task.sequence_length) > context || task.sequence_length < 2 {
-        let problem = format!("is {}; it must lie between 2 and the model's context of {context}", task.sequence_length);
-        return Err(Error::Config { field: "sequenceLength", problem });
+        let problem = format!(
+            "is {}; it must lie between 2 and the model's context of {context}",
+            task.sequence_length
+        );
+        return Err(Error::Config {
+            field: "sequenceLength",
+            problem,
+        });
     }
     let ends = source.ends()?;
     let template = match source.chat_template()? {
@@ -62,13 +80,19 @@ pub fn tune(task: &TuneTask, inputs: &Inputs, work: &Path, observer: &mut dyn Ob
     )?;
     match &task.adapter {
         Some(adapter) => model.adapt(
-            &AdapterSpec { rank: i64::from(adapter.rank), alpha: adapter.alpha, targets: adapter.targets.clone() },
+            &AdapterSpec {
+                rank: i64::from(adapter.rank),
+                alpha: adapter.alpha,
+                targets: adapter.targets.clone(),
+            },
             task.seed,
         )?,
         None => model.set_trainable(true),
     }
     let rows = batches.len() as u64 * u64::from(task.epochs);
-    let steps = task.steps.unwrap_or_else(|| rows.div_ceil(u64::from(task.batch.sequences).max(1)));
+    let steps = task
+        .steps
+        .unwrap_or_else(|| rows.div_ceil(u64::from(task.batch.sequences).max(1)));
     let settings = Settings {
         steps,
         batch: task.batch,
@@ -81,7 +105,13 @@ pub fn tune(task: &TuneTask, inputs: &Inputs, work: &Path, observer: &mut dyn Ob
         validation_sequences: VALIDATION_SEQUENCES,
         fingerprint: outcome::fingerprint(task, inputs)?,
     };
-    match session::run(&model, &mut batches, &settings, &outcome::checkpoints(work), observer)? {
+    match session::run(
+        &model,
+        &mut batches,
+        &settings,
+        &outcome::checkpoints(work),
+        observer,
+    )? {
         End::Interrupted { step } => Ok(Outcome::Interrupted { step }),
         End::Finished(summary) => {
             model.merge();
@@ -89,8 +119,14 @@ pub fn tune(task: &TuneTask, inputs: &Inputs, work: &Path, observer: &mut dyn Ob
             let target = Directory::new(&directory);
             target.save(&model, &ends_of_answers(&source, &ends)?)?;
             target.save_tokenizer(base, "")?;
-            let finished = Finished { directory, summary, parameters: model.config().parameters() };
-            let flops = model.config().training_flops_per_token(i64::from(task.sequence_length));
+            let finished = Finished {
+                directory,
+                summary,
+                parameters: model.config().parameters(),
+            };
+            let flops = model
+                .config()
+                .training_flops_per_token(i64::from(task.sequence_length));
             outcome::write_record(&finished, steps, flops)?;
             Ok(Outcome::Finished(finished))
         }

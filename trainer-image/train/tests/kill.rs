@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bessemer_model::{Config, Directory, Model, WEIGHTS_FILE};
-use bessemer_protocol::task::{Batch, CheckpointPolicy, Optimizer, OptimizerKind, Schedule, ScheduleKind};
+use bessemer_protocol::task::{
+    Batch, CheckpointPolicy, Optimizer, OptimizerKind, Schedule, ScheduleKind,
+};
 use bessemer_train::{Batches, Error, Observer, Progress, Rows, Settings, run};
 use tch::{Device, Kind};
 
@@ -16,7 +18,15 @@ struct Powers;
 
 impl Batches for Powers {
     fn training(&mut self, step: u64, first: usize, count: usize) -> Result<Rows, Error> {
-        let (length, mut rows) = (12, Rows { count, length: 12, name: format!("step {step}"), ..Rows::default() });
+        let (length, mut rows) = (
+            12,
+            Rows {
+                count,
+                length: 12,
+                name: format!("step {step}"),
+                ..Rows::default()
+            },
+        );
         for row in first..first + count {
             let token = |i: u64| ((step * 31 + row as u64 * 7 + i * i) % 29) as i64;
             rows.tokens.extend((0..length).map(token));
@@ -51,14 +61,23 @@ impl Observer for Slow {
 /// The work of the child process; does nothing when the test harness calls it itself.
 #[test]
 fn child() {
-    let Some(work) = std::env::var_os(WORK) else { return };
+    let Some(work) = std::env::var_os(WORK) else {
+        return;
+    };
     let work = Path::new(&work);
     // Dropout, so that random numbers count as well.
-    let config = Config { dropout: 0.1, ..Config::llama(29, 2, (2, 1), 16, 32, 12) };
+    let config = Config {
+        dropout: 0.1,
+        ..Config::llama(29, 2, (2, 1), 16, 32, 12)
+    };
     let model = Model::new(config, 1, Kind::Float, Device::Cpu).unwrap();
     let settings = Settings {
         steps: STEPS,
-        batch: Batch { sequences: 4, micro_batch: 2, sequence_length: 12 },
+        batch: Batch {
+            sequences: 4,
+            micro_batch: 2,
+            sequence_length: 12,
+        },
         optimizer: Optimizer {
             kind: OptimizerKind::AdamW,
             learning_rate: 1e-2,
@@ -68,16 +87,34 @@ fn child() {
             weight_decay: 0.1,
             gradient_clip_norm: 1.0,
         },
-        schedule: Schedule { kind: ScheduleKind::WSD, warmup_steps: 3, decay_steps: 6, final_share: 0.0 },
-        checkpoint: CheckpointPolicy { every_steps: 1, every_seconds: 0, keep: 2 },
+        schedule: Schedule {
+            kind: ScheduleKind::WSD,
+            warmup_steps: 3,
+            decay_steps: 6,
+            final_share: 0.0,
+        },
+        checkpoint: CheckpointPolicy {
+            every_steps: 1,
+            every_seconds: 0,
+            keep: 2,
+        },
         seed: 11,
         threads: 1,
         deterministic: true,
         validation_sequences: 0,
         fingerprint: "kill".to_owned(),
     };
-    run(&model, &mut Powers, &settings, &work.join("checkpoints"), &mut Slow(Instant::now())).unwrap();
-    Directory::new(work.join("model")).save(&model, &[0]).unwrap();
+    run(
+        &model,
+        &mut Powers,
+        &settings,
+        &work.join("checkpoints"),
+        &mut Slow(Instant::now()),
+    )
+    .unwrap();
+    Directory::new(work.join("model"))
+        .save(&model, &[0])
+        .unwrap();
 }
 
 /// Runs the child; kills it after `limit` when given. Whether it ended by itself.

@@ -10,13 +10,21 @@ fn gpt2() -> Model {
 }
 
 fn llama() -> Model {
-    Model::new(Config::llama(61, 2, (4, 2), 32, 48, 48), 7, Kind::Float, Device::Cpu).unwrap()
+    Model::new(
+        Config::llama(61, 2, (4, 2), 32, 48, 48),
+        7,
+        Kind::Float,
+        Device::Cpu,
+    )
+    .unwrap()
 }
 
 fn ids(sequences: i64, length: i64) -> Tensor {
     // No random numbers: libtorch's generator is shared by all tests.
     let count = Tensor::arange(sequences * length, (Kind::Int64, Device::Cpu));
-    (&count * &count * 7 + count * 3 + 5).remainder(61).view([sequences, length])
+    (&count * &count * 7 + count * 3 + 5)
+        .remainder(61)
+        .view([sequences, length])
 }
 
 fn largest_difference(left: &Tensor, right: &Tensor) -> f64 {
@@ -26,7 +34,13 @@ fn largest_difference(left: &Tensor, right: &Tensor) -> f64 {
 #[test]
 fn the_first_loss_is_the_logarithm_of_the_vocabulary() {
     for (vocabulary, expected) in [(65, 4.174), (50_257, 10.825)] {
-        let model = Model::new(Config::gpt2(vocabulary, 2, 4, 64, 32), 1337, Kind::Float, Device::Cpu).unwrap();
+        let model = Model::new(
+            Config::gpt2(vocabulary, 2, 4, 64, 32),
+            1337,
+            Kind::Float,
+            Device::Cpu,
+        )
+        .unwrap();
         let tokens = Tensor::randint(vocabulary, [4, 32], (Kind::Int64, Device::Cpu));
         let logits = model.forward(&tokens).unwrap().view([-1, vocabulary]);
         let targets = Tensor::randint(vocabulary, [128], (Kind::Int64, Device::Cpu));
@@ -48,7 +62,11 @@ fn equal_seeds_give_equal_weights_and_others_do_not() {
 #[test]
 fn the_parameter_count_is_what_is_allocated() {
     for model in [gpt2(), llama()] {
-        let allocated: usize = model.weights().iter().map(|weight| weight.tensor.numel()).sum();
+        let allocated: usize = model
+            .weights()
+            .iter()
+            .map(|weight| weight.tensor.numel())
+            .sum();
         assert_eq!(model.config().parameters(), allocated as i64);
     }
 }
@@ -81,7 +99,12 @@ fn documents_of_a_pack_do_not_see_each_other_at_all() {
         let documents = Tensor::from_slice(&[0i64, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]).view([1, 12]);
         let changed = tokens.copy();
         let _ = changed.narrow(1, 0, 5).fill_(2);
-        let hidden = |tokens: &Tensor| model.hidden(tokens, Some(&documents), false).unwrap().narrow(0, 5, 7);
+        let hidden = |tokens: &Tensor| {
+            model
+                .hidden(tokens, Some(&documents), false)
+                .unwrap()
+                .narrow(0, 5, 7)
+        };
         assert!(hidden(&tokens).equal(&hidden(&changed)));
         // Without document numbers the same change is seen.
         let open = |tokens: &Tensor| model.hidden(tokens, None, false).unwrap().narrow(0, 5, 7);
@@ -97,10 +120,19 @@ fn a_ragged_batch_over_caches_equals_whole_sequences() {
         // Uneven pieces: prompts of 5 and 1, then 1 and 4, then 5 and 2 tokens; room grows on the way.
         let mut outputs: [Vec<Tensor>; 2] = [Vec::new(), Vec::new()];
         for (a, b) in [((0, 5), (0, 1)), ((5, 1), (1, 4)), ((6, 5), (5, 2))] {
-            let tokens = Tensor::cat(&[left.narrow(1, a.0, a.1), right.narrow(1, b.0, b.1)], 1).view([-1]);
+            let tokens =
+                Tensor::cat(&[left.narrow(1, a.0, a.1), right.narrow(1, b.0, b.1)], 1).view([-1]);
             let [first, second] = &mut caches;
-            let mut segments =
-                [Segment { cache: first, tokens: a.1 }, Segment { cache: second, tokens: b.1 }];
+            let mut segments = [
+                Segment {
+                    cache: first,
+                    tokens: a.1,
+                },
+                Segment {
+                    cache: second,
+                    tokens: b.1,
+                },
+            ];
             let hidden = model.extend(&tokens, &mut segments).unwrap();
             let logits = model.logits(&hidden);
             outputs[0].push(logits.narrow(0, 0, a.1));
@@ -120,25 +152,58 @@ fn a_full_context_is_refused_and_leaves_the_cache_alone() {
     let model = llama();
     let mut cache = model.cache(48);
     let long = ids(1, 49).view([-1]);
-    let error = model.extend(&long, &mut [Segment { cache: &mut cache, tokens: 49 }]).unwrap_err();
+    let error = model
+        .extend(
+            &long,
+            &mut [Segment {
+                cache: &mut cache,
+                tokens: 49,
+            }],
+        )
+        .unwrap_err();
     assert_eq!(error.category(), "ContextTooLong");
     assert_eq!(cache.length(), 0);
     assert!(model.forward(&ids(1, 49)).is_err());
-    let error = model.extend(&long, &mut [Segment { cache: &mut cache, tokens: 3 }]).unwrap_err();
+    let error = model
+        .extend(
+            &long,
+            &mut [Segment {
+                cache: &mut cache,
+                tokens: 3,
+            }],
+        )
+        .unwrap_err();
     assert_eq!(error.category(), "InvalidModel");
 }
 
 #[test]
 fn a_fresh_adapter_gives_bitwise_the_base_logits_and_merges_to_what_it_computed() {
-    for (mut model, targets) in [(gpt2(), vec!["q", "v", "o", "up", "down"]), (llama(), TARGETS.to_vec())] {
+    for (mut model, targets) in [
+        (gpt2(), vec!["q", "v", "o", "up", "down"]),
+        (llama(), TARGETS.to_vec()),
+    ] {
         let tokens = ids(2, 9);
         let base = model.forward(&tokens).unwrap();
         let targets: Vec<String> = targets.into_iter().map(str::to_owned).collect();
         let count = targets.len();
-        model.adapt(&AdapterSpec { rank: 3, alpha: 6.0, targets }, 5).unwrap();
+        model
+            .adapt(
+                &AdapterSpec {
+                    rank: 3,
+                    alpha: 6.0,
+                    targets,
+                },
+                5,
+            )
+            .unwrap();
         assert!(model.forward(&tokens).unwrap().equal(&base));
         assert_eq!(model.trainable().len(), 2 * 2 * count);
-        assert!(model.weights().iter().all(|weight| !weight.tensor.requires_grad()));
+        assert!(
+            model
+                .weights()
+                .iter()
+                .all(|weight| !weight.tensor.requires_grad())
+        );
 
         tch::no_grad(|| {
             for mut parameter in model.adapter_weights() {
@@ -163,8 +228,11 @@ fn adapters_that_do_not_fit_are_refused_in_words() {
         alpha: 1.0,
         targets: targets.iter().map(|&target| target.to_owned()).collect(),
     };
-    for (spec, word) in [(spec(0, &["q"]), "rank"), (spec(1, &["x"]), "unknown target x"), (spec(1, &["gate"]), "gate")]
-    {
+    for (spec, word) in [
+        (spec(0, &["q"]), "rank"),
+        (spec(1, &["x"]), "unknown target x"),
+        (spec(1, &["gate"]), "gate"),
+    ] {
         let error = gpt2().adapt(&spec, 1).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     }
