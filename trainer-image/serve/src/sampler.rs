@@ -51,13 +51,14 @@ pub fn choose(logits: &[f32], sampling: Sampling, random: &mut ChaCha8Rng) -> Re
         return Ok(best);
     }
     // Probabilities relative to the likeliest, so the largest is 1.
-    let weight = |logit: f32| f64::from((logit - highest) / sampling.temperature).exp();
-    let mut candidates: Vec<(u32, f64)> = (0..).zip(logits).map(|(id, logit)| (id, weight(*logit))).collect();
+    let scale = 1.0 / sampling.temperature;
+    let weight = |logit: f32| f64::from(crate::network::exp((logit - highest) * scale));
     let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if sampling.top_k > 0 && sampling.top_k < candidates.len() {
-        candidates.select_nth_unstable_by(sampling.top_k, order);
-        candidates.truncate(sampling.top_k);
-    }
+    let mut candidates: Vec<(u32, f64)> = if sampling.top_k > 0 && sampling.top_k < logits.len() {
+        top(logits, sampling.top_k).into_iter().map(|(id, logit)| (id, weight(logit))).collect()
+    } else {
+        (0..).zip(logits).map(|(id, logit)| (id, weight(*logit))).collect()
+    };
     if sampling.top_p < 1.0 {
         let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
         // Tokens below this weight together hold less than what the nucleus leaves out.
@@ -72,8 +73,6 @@ pub fn choose(logits: &[f32], sampling: Sampling, random: &mut ChaCha8Rng) -> Re
         });
         let kept = nucleus.count().max(1);
         candidates.truncate(kept);
-    } else {
-        candidates.sort_unstable_by_key(|(id, _)| *id);
     }
     let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
     let mut point = random.random::<f64>() * total;
@@ -86,32 +85,49 @@ pub fn choose(logits: &[f32], sampling: Sampling, random: &mut ChaCha8Rng) -> Re
     Ok(candidates.last().map_or(best, |(id, _)| *id))
 }
 
-/// Scores `token` and the `top` likeliest tokens.
+/// Scores `token` and the `count` likeliest tokens.
 ///
 /// # Errors
 /// When the logits are not finite.
-pub fn score(logits: &[f32], token: u32, top: usize) -> Result<Score, NotFinite> {
+pub fn score(logits: &[f32], token: u32, count: usize) -> Result<Score, NotFinite> {
     let (_, highest) = likeliest(logits)?;
     let sum: f64 = logits.iter().map(|logit| f64::from(crate::network::exp(logit - highest))).sum();
     let normaliser = f64::from(highest) + sum.ln();
     let logprob = |logit: f32| (f64::from(logit) - normaliser).min(0.0) as f32;
-    let mut best: Vec<(u32, f32)> = Vec::with_capacity(top + 1);
-    if top > 0 {
-        for (id, logit) in (0..).zip(logits.iter().copied()) {
-            if best.len() == top && best.last().is_some_and(|(_, least)| logit <= *least) {
-                continue;
-            }
-            let at = best.partition_point(|(_, other)| *other >= logit);
-            best.insert(at, (id, logit));
-            best.truncate(top);
-        }
-    }
     let own = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
     Ok(Score {
         token,
         logprob: logprob(own),
-        top: best.into_iter().map(|(id, logit)| (id, logprob(logit))).collect(),
+        top: top(logits, count).into_iter().map(|(id, logit)| (id, logprob(logit))).collect(),
     })
+}
+
+/// The `count` likeliest ids with their logits, likeliest first, lower ids first among equals.
+fn top(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+    /// Up to here keeping a short list sorted during one scan is faster than selecting.
+    const SHORT: usize = 256;
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let mut best: Vec<(u32, f32)> = Vec::new();
+    if count > SHORT {
+        best.extend((0..).zip(logits.iter().copied()));
+        if count < best.len() {
+            best.select_nth_unstable_by(count, order);
+            best.truncate(count);
+        }
+        best.sort_unstable_by(order);
+        return best;
+    }
+    let mut least = f32::NEG_INFINITY;
+    for (id, logit) in (0..).zip(logits.iter().copied()) {
+        if best.len() == count && logit <= least {
+            continue;
+        }
+        let at = best.partition_point(|(_, other)| *other >= logit);
+        best.insert(at, (id, logit));
+        best.truncate(count);
+        least = best.last().map_or(f32::NEG_INFINITY, |(_, logit)| *logit);
+    }
+    best
 }
 
 /// Id and logit of the likeliest token, the lowest id among equals.
@@ -184,6 +200,15 @@ mod tests {
         assert_eq!(draw(3, 0), draw(3, 0));
         assert_ne!(draw(3, 0), draw(3, 1));
         assert_ne!(draw(3, 0), draw(4, 0));
+    }
+
+    #[test]
+    fn long_and_short_lists_of_the_likeliest_agree() {
+        let logits: Vec<f32> = (0..1000).map(|i| ((i * 37) % 101) as f32).collect();
+        let long = top(&logits, 300);
+        assert_eq!(long[..200], top(&logits, 200));
+        assert_eq!((long.len(), top(&logits, 0).len(), top(&logits, 2000).len()), (300, 0, 1000));
+        assert!(long.windows(2).all(|pair| pair[0].1 > pair[1].1 || (pair[0].1 == pair[1].1 && pair[0].0 < pair[1].0)));
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! Owns the element-wise and normalising arithmetic between the matrices. It must treat every row
-//! alone, so that a row's bits do not depend on its batch.
+//! alone, so that a row's bits do not depend on its batch. Rows are shared between the threads of the pool.
+
+use rayon::prelude::*;
+
+/// Rows that one thread takes at least: fewer are done sooner than another thread wakes.
+const ROWS: usize = 8;
 
 /// Root-mean-square normalisation (Zhang and Sennrich 2019) of each row of `values`, times `gain`.
 pub fn rms_norm(values: &[f32], gain: &[f32], epsilon: f32) -> Vec<f32> {
     let mut output = values.to_vec();
-    for row in output.chunks_exact_mut(gain.len().max(1)) {
-        let squares: f32 = sum(row.iter().map(|value| value * value));
+    output.par_chunks_exact_mut(gain.len().max(1)).with_min_len(ROWS).for_each(|row| {
+        let squares: f32 = sum(row, |value| value * value);
         let scale = 1.0 / (squares / gain.len() as f32 + epsilon).sqrt();
         row.iter_mut().zip(gain).for_each(|(value, gain)| *value = *value * scale * gain);
-    }
+    });
     output
 }
 
@@ -16,51 +21,53 @@ pub fn rms_norm(values: &[f32], gain: &[f32], epsilon: f32) -> Vec<f32> {
 pub fn layer_norm(values: &[f32], gain: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
     let mut output = values.to_vec();
     let width = gain.len() as f32;
-    for row in output.chunks_exact_mut(gain.len().max(1)) {
-        let mean = sum(row.iter().copied()) / width;
-        let variance = sum(row.iter().map(|value| (value - mean) * (value - mean))) / width;
+    output.par_chunks_exact_mut(gain.len().max(1)).with_min_len(ROWS).for_each(|row| {
+        let mean = sum(row, |value| value) / width;
+        let variance = sum(row, |value| (value - mean) * (value - mean)) / width;
         let scale = 1.0 / (variance + epsilon).sqrt();
         row.iter_mut().zip(gain).for_each(|(value, gain)| *value = (*value - mean) * scale * gain);
         row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
-    }
+    });
     output
 }
 
-/// Sum with sixteen partial sums: fixed order, less rounding than one chain.
-fn sum(values: impl Iterator<Item = f32>) -> f32 {
-    let mut parts = [0.0_f32; 16];
-    for (index, value) in values.enumerate() {
-        if let Some(part) = parts.get_mut(index % 16) {
-            *part += value;
-        }
+/// Sum of `term` over `values` with sixteen partial sums: fixed order, less rounding than one chain.
+fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let (parts, tail) = values.as_chunks::<16>();
+    let mut sums = [0.0_f32; 16];
+    for part in parts {
+        sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += term(*value));
     }
-    parts.iter().sum()
+    sums.iter().sum::<f32>() + tail.iter().map(|value| term(*value)).sum::<f32>()
 }
 
 /// SwiGLU (Shazeer 2020): rows of [gate, up] halves to silu(gate) * up.
 pub fn gated_silu(values: &[f32], width: usize) -> Vec<f32> {
-    let mut output = Vec::with_capacity(values.len() / 2);
-    for row in values.chunks_exact(width * 2) {
+    let mut output = vec![0.0; values.len() / 2];
+    let rows = output.par_chunks_exact_mut(width).zip(values.par_chunks_exact(width * 2));
+    rows.with_min_len(ROWS).for_each(|(output, row)| {
         let (gate, up) = row.split_at(width);
-        output.extend(gate.iter().zip(up).map(|(gate, up)| gate / (1.0 + exp(-gate)) * up));
-    }
+        for ((output, gate), up) in output.iter_mut().zip(gate).zip(up) {
+            *output = gate / (1.0 + exp(-gate)) * up;
+        }
+    });
     output
 }
 
 /// GELU in the tanh form that GPT-2 was trained with (Hendrycks and Gimpel 2016), in place.
 pub fn gelu(values: &mut [f32]) {
     const ROOT: f32 = 0.797_884_6; // sqrt(2 / pi)
-    for value in values {
+    values.par_iter_mut().with_min_len(ROWS * 1024).for_each(|value| {
         let x = *value;
         *value = 0.5 * x * (1.0 + (ROOT * (x + 0.044_715 * x * x * x)).tanh());
-    }
+    });
 }
 
 /// Softmax weights of `scores * scale`, unnormalised, in place; returns their sum.
 pub fn softmax_weights(scores: &mut [f32], scale: f32) -> f32 {
     let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     scores.iter_mut().for_each(|score| *score = exp((*score - highest) * scale));
-    sum(scores.iter().copied())
+    sum(scores, |score| score)
 }
 
 /// e^x within 2 units in the last place, without branches so that loops over it become vector

@@ -7,6 +7,9 @@ use rayon::prelude::*;
 /// Rows of the matrix that one task takes at least; a multiple of every tile of the kernel.
 const MINIMUM_PART: usize = 16;
 
+/// Elements that are moved by one thread at least.
+const SMALL: usize = 32_768;
+
 /// A row-major matrix (`rows` outputs, `width` inputs) with an optional bias per row.
 #[derive(Debug)]
 pub struct Matrix {
@@ -141,7 +144,8 @@ impl Matrix {
 /// [rows, batch] to [batch, rows].
 fn transpose(values: &[f32], rows: usize, batch: usize) -> Vec<f32> {
     let mut output = vec![0.0; values.len()];
-    output.par_chunks_exact_mut(rows).enumerate().for_each(|(b, row)| {
+    // Small ones are done sooner than a second thread wakes.
+    output.par_chunks_exact_mut(rows).with_min_len(SMALL.div_ceil(rows)).enumerate().for_each(|(b, row)| {
         for (target, source) in row.iter_mut().zip(values.iter().skip(b).step_by(batch)) {
             *target = *source;
         }
