@@ -335,6 +335,14 @@ impl Model {
         }
     }
 
+    /// Changes the dropout probability of training passes.
+    pub fn set_dropout(&mut self, dropout: f64) {
+        self.config.dropout = dropout;
+        for block in &mut self.blocks {
+            block.attention.dropout = dropout;
+        }
+    }
+
     /// Adds low-rank adapters to every block and freezes everything else; their first values are a function of
     /// `seed` and name. The outputs do not change until the adapters are trained.
     ///

@@ -60,6 +60,9 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A dataset that cannot be read.
+    #[error(transparent)]
+    Dataset(#[from] bessemer_data::DataError),
     /// A model that cannot be built, read or written.
     #[error(transparent)]
     Model(#[from] bessemer_model::Error),
@@ -92,6 +95,7 @@ impl Error {
             Self::Diverged { .. } => "LossDiverged",
             Self::Damaged { .. } => "CheckpointDamaged",
             Self::File { .. } => "FileFailed",
+            Self::Dataset(error) => error.category(),
             Self::Model(error) => error.category(),
             Self::Kernel(error) => error.category(),
             Self::Torch(error) => error.category(),
@@ -102,8 +106,14 @@ impl Error {
 
     /// How the worker ends.
     pub fn exit_code(&self) -> ExitCode {
+        use bessemer_data::DataError;
         use bessemer_model::Error as Model;
         match self {
+            Self::Dataset(DataError::Config { .. }) => ExitCode::BadConfig,
+            Self::Dataset(DataError::Corrupt { .. } | DataError::Io { .. }) => {
+                ExitCode::MissingInput
+            }
+            Self::Dataset(_) => ExitCode::BadData,
             Self::Config { .. } | Self::Model(Model::Config { .. } | Model::Adapter(_)) => {
                 ExitCode::BadConfig
             }

@@ -80,7 +80,8 @@ pub(crate) fn write_record(
     std::fs::write(&path, text).map_err(Error::file(&path))
 }
 
-/// Identity of a task with the content of the weights it starts from; a checkpoint carries it.
+/// Identity of a task and the names of its inputs, which a checkpoint carries. Their digests are in the run key, by
+/// which the worker keeps work directories and checkpoints apart.
 pub(crate) fn fingerprint(task: &impl Serialize, inputs: &Inputs) -> Result<String, Error> {
     let problem = |error: serde_json::Error| Error::Config {
         field: "task",
