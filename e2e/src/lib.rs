@@ -1,1 +1,4 @@
-//! Placeholder.
+//! End-to-end tests by level. `conformance` runs the same scenarios against the embedded API and a real kube-apiserver.
+
+pub mod cluster;
+pub mod conformance;

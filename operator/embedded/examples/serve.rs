@@ -15,10 +15,16 @@ use bessemer_embedded::{Api, Options};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let directory = PathBuf::from(arguments.next().ok_or("usage: serve DIRECTORY [ADDRESS]")?);
-    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:0".to_owned()).parse()?;
+    let address = arguments
+        .next()
+        .unwrap_or_else(|| "127.0.0.1:0".to_owned())
+        .parse()?;
     let mut options = Options::memory(Arc::new(SystemClock), u64::from(std::process::id()));
     options.storage = Box::new(Disk::open(&directory)?);
-    options.issuer = Some(Arc::new(Issuer::open(&directory.join("issuer.p8"), ISSUER)?));
+    options.issuer = Some(Arc::new(Issuer::open(
+        &directory.join("issuer.p8"),
+        ISSUER,
+    )?));
     let server = Server::start(Api::open(options)?, &directory, address).await?;
     println!("{}", server.kubeconfig().display());
     tokio::signal::ctrl_c().await?;

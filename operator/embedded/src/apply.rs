@@ -3,6 +3,7 @@
 mod compare;
 mod fieldset;
 mod merge;
+mod typed;
 
 pub use fieldset::Set;
 
@@ -137,6 +138,33 @@ fn write(object: &mut Value, owners: &Owners) {
     }
 }
 
+/// The object before anything was set. Go's built-in types always have their inner structs, so
+/// those are never "added"; custom resources begin empty.
+fn zero(resource: &Resource) -> Value {
+    fn of(node: Node<'_>, depth: u32) -> Value {
+        let required = node.keys("required");
+        let mut fields = Map::new();
+        for name in node.properties().into_iter().flat_map(Map::keys) {
+            let Some(child) = node.property(name).filter(|_| depth > 0) else {
+                continue;
+            };
+            match child.get("default") {
+                Some(Value::Object(_)) => drop(fields.insert(name.clone(), of(child, depth - 1))),
+                _ if child.kind() == "array" && required.contains(name) => {
+                    drop(fields.insert(name.clone(), Value::Null))
+                }
+                _ => {}
+            }
+        }
+        Value::Object(fields)
+    }
+    if resource.custom {
+        json!({})
+    } else {
+        of(resource.schema.root(), 8)
+    }
+}
+
 fn without_owners(object: &Value) -> Value {
     let mut copy = object.clone();
     object::remove(&mut copy, &["metadata", "managedFields"]);
@@ -196,7 +224,7 @@ pub fn record_update(
     if owners.is_empty() && old.is_some() {
         return;
     }
-    let before = old.map_or_else(|| json!({}), without_owners);
+    let before = old.map_or_else(|| zero(resource), without_owners);
     let version = resource.api_version();
     let difference = compare::compare(resource.schema.root(), &before, new);
     let filtered = compare::Difference {
@@ -215,7 +243,8 @@ pub fn record_update(
             owner,
             Owned {
                 api_version: version,
-                time: Some(now.to_owned()),
+                // The scale subresource keeps no time.
+                time: (subresource != "scale").then(|| now.to_owned()),
                 set,
             },
         );
@@ -266,7 +295,7 @@ pub fn apply(
         let all = strip(&ownable(
             resource,
             applier.subresource,
-            &compare::compare(resource.schema.root(), &json!({}), &current).added,
+            &compare::compare(resource.schema.root(), &zero(resource), &current).added,
         ));
         if !all.is_empty() {
             let version = resource.api_version();
@@ -340,7 +369,7 @@ enum Refused {
 impl Refused {
     fn into_failure(self) -> Failure {
         let conflicts = match self {
-            Self::Malformed(message) => return Failure::bad_request(message),
+            Self::Malformed(message) => return Failure::plain(message),
             Self::Conflicts(conflicts) => conflicts,
         };
         let path = |c: &Conflict| fieldset::path(&c.elements);
@@ -386,7 +415,20 @@ fn attempt(
     let version = resource.api_version();
     let me = Owner::new(applier.manager, "Apply", &version, applier.subresource);
     let config = without_owners(config);
-    compare::check_keys(root, &config, "").map_err(Refused::Malformed)?;
+    let errors = typed::check(root, &config);
+    if !errors.is_empty() {
+        let shown = if let [one] = errors.as_slice() {
+            one.clone()
+        } else {
+            format!("errors:\n  {}", errors.join("\n  "))
+        };
+        return Err(Refused::Malformed(format!(
+            "failed to create typed patch object ({}/{}; {version}, Kind={}): {shown}",
+            object::namespace(&config),
+            object::name(&config),
+            resource.kind
+        )));
+    }
     let merged = merge::merge(root, Some(live), Some(&config)).unwrap_or_else(|| live.clone());
     let set = ownable(
         resource,

@@ -6,7 +6,7 @@ use crate::handler::Call;
 use crate::object;
 use crate::registry::Resource;
 use crate::schema::prune::{self, Unknown};
-use crate::status::Failure;
+use crate::status::{Cause, Failure};
 
 /// What to do with unknown fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,9 @@ pub fn decode(call: &Call, bytes: &[u8], warnings: &mut Vec<String>) -> Result<V
     let mut value = parse(bytes)?;
     check_kind(resource, &mut value)?;
     tidy(call, resource, &mut value, warnings)?;
+    if resource.custom {
+        prune::nulls(resource.schema.root(), &mut value);
+    }
     Ok(value)
 }
 
@@ -63,6 +66,16 @@ fn check_kind(resource: &Resource, value: &mut Value) -> Result<(), Failure> {
         return Err(Failure::bad_request(
             "Object 'Kind' is missing in the body of the request",
         ));
+    }
+    if resource.custom && kind != wanted.1 && version == wanted.0 {
+        let mut other = resource.clone();
+        other.kind.clone_from(&kind);
+        let cause = Cause::invalid(
+            "kind",
+            &kind.as_str().into(),
+            &format!("must be {}", wanted.1),
+        );
+        return Err(Failure::invalid(&other, object::name(value), &[cause]));
     }
     if !kind.is_empty() && kind != wanted.1 {
         let shown = if version.is_empty() {
@@ -108,17 +121,18 @@ pub fn tidy(
             )));
         }
     };
-    let unknown: Vec<Unknown> = if resource.custom {
+    let read = if resource.custom {
         prune::custom(resource.schema.root(), value)
     } else {
-        prune::builtin(resource.schema.root(), value).map_err(|mismatch| {
-            Failure::bad_request(format!(
-                "{kind} in version {version:?} cannot be handled as a {kind}: {mismatch}",
-                kind = resource.kind,
-                version = resource.version,
-            ))
-        })?
+        prune::builtin(resource.schema.root(), value)
     };
+    let unknown: Vec<Unknown> = read.map_err(|mismatch| {
+        Failure::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: {mismatch}",
+            kind = resource.kind,
+            version = resource.version,
+        ))
+    })?;
     if unknown.is_empty() {
         return Ok(());
     }

@@ -56,12 +56,18 @@ pub fn serve(
         }),
         ["healthz" | "livez" | "readyz", ..] => return Ok(Response::new(Body::whole("ok"))),
         ["openapi", "v3"] => openapi::index(registry),
-        ["openapi", "v3", "api", version] if registry.has_version("", version) => openapi::document(registry, "", version),
+        ["openapi", "v3", "api", version] if registry.has_version("", version) => {
+            openapi::document(registry, "", version)
+        }
         ["openapi", "v3", "apis", group, version] if registry.has_version(group, version) => {
             openapi::document(registry, group, version)
         }
         ["openapi", "v2"] => match form {
-            Form::Other(media) => return Err(Failure::not_acceptable(format!("only application/json is served here (got {media})"))),
+            Form::Other(media) => {
+                return Err(Failure::not_acceptable(format!(
+                    "only application/json is served here (got {media})"
+                )));
+            }
             _ => openapi::swagger(registry),
         },
         ["openid", "v1", "jwks"] => issuer.ok_or_else(Failure::no_such_path)?.keys(),

@@ -180,9 +180,13 @@ pub fn object(
 }
 
 fn not_acceptable(media: &str) -> Response<Body> {
-    failure(&Failure::not_acceptable(format!(
-        "only the following media types are accepted: application/json, application/yaml (got {media})"
-    )))
+    let mut refused = Failure::not_acceptable(format!(
+        "406: Not Acceptable
+
+Available representations: application/json, application/yaml (not {media})"
+    ));
+    refused.details = Some(json!({}));
+    failure(&refused)
 }
 
 /// A list in the form asked for.
@@ -190,7 +194,7 @@ fn not_acceptable(media: &str) -> Response<Body> {
 pub fn list(list: &List, resource: &Resource, form: &Form, now: Timestamp) -> Response<Body> {
     let mut meta = Map::new();
     meta.insert("resourceVersion".into(), list.revision.to_string().into());
-    if !list.next.is_empty() {
+    if !list.next.is_empty() || resource.custom && *form == Form::Plain {
         meta.insert("continue".into(), list.next.clone().into());
     }
     if let Some(remaining) = list.remaining {

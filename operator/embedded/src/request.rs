@@ -78,9 +78,12 @@ impl Query {
         self.get(key)
             .map(|text| {
                 text.parse().map_err(|_| {
-                    Failure::bad_request(format!(
-                        "strconv.ParseUint: parsing {text:?}: invalid syntax (query parameter {key})"
-                    ))
+                    let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+                    if key == "resourceVersion" {
+                        Failure::plain(format!("{key}: Invalid value: {text:?}: {why}"))
+                    } else {
+                        Failure::bad_request(why.replace("ParseUint", "ParseInt"))
+                    }
                 })
             })
             .transpose()
@@ -118,6 +121,8 @@ pub struct Target {
     pub name: String,
     /// Subresource, "" for the object itself.
     pub subresource: String,
+    /// Whether the path is of the old form `/api/v1/watch/...`.
+    pub watch: bool,
 }
 
 /// What a path leads to.
@@ -145,6 +150,10 @@ pub fn address(registry: &Registry, path: &str) -> Result<Address, Failure> {
         ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
         _ => return Ok(Address::Other(parts)),
     };
+    let (watch, rest) = match rest {
+        ["watch", rest @ ..] => (true, rest),
+        rest => (false, rest),
+    };
     let find = |plural: &str| {
         registry
             .find(group, version, plural)
@@ -156,6 +165,7 @@ pub fn address(registry: &Registry, path: &str) -> Result<Address, Failure> {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             subresource: subresource.to_owned(),
+            watch,
         }))
     };
     match rest {
@@ -216,14 +226,16 @@ impl Verb {
     pub fn of(method: &Method, target: &Target, query: &Query) -> Option<Self> {
         let collection = target.name.is_empty();
         match *method {
-            Method::GET | Method::HEAD if query.flag("watch") && target.subresource.is_empty() => {
+            Method::GET | Method::HEAD
+                if (target.watch || query.flag("watch")) && target.subresource.is_empty() =>
+            {
                 Some(Self::Watch)
             }
             Method::GET | Method::HEAD if collection => Some(Self::List),
             Method::GET | Method::HEAD => Some(Self::Get),
-            Method::POST => Some(Self::Create),
-            Method::PUT => Some(Self::Update),
-            Method::PATCH => Some(Self::Patch),
+            Method::POST if collection || !target.subresource.is_empty() => Some(Self::Create),
+            Method::PUT if !collection => Some(Self::Update),
+            Method::PATCH if !collection => Some(Self::Patch),
             Method::DELETE if collection => Some(Self::DeleteCollection),
             Method::DELETE => Some(Self::Delete),
             _ => None,

@@ -32,6 +32,14 @@ impl LabelSelector {
             if part.is_empty() {
                 continue;
             }
+            if let Some(operator) = ["==", "=", ">", "<", "!="]
+                .into_iter()
+                .find(|o| part.starts_with(o))
+            {
+                return Err(Failure::bad_request(format!(
+                    "found '{operator}', expected: !, identifier, or 'end of string'"
+                )));
+            }
             let requirement = if let Some(key) = part.strip_prefix('!') {
                 Requirement::Absent(key.trim().to_owned())
             } else if let Some((head, list)) = part.split_once('(') {
@@ -62,8 +70,9 @@ impl LabelSelector {
             } else if part.split_whitespace().count() == 1 {
                 Requirement::Exists(part.to_owned())
             } else {
+                let second = part.split_whitespace().nth(1).unwrap_or_default();
                 return Err(bad(&format!(
-                    "found '{part}', expected: in, notin, =, ==, !=, gt, lt"
+                    "found '{second}', expected: in, notin, =, ==, !=, gt, lt"
                 )));
             };
             requirements.push(requirement);

@@ -88,26 +88,47 @@ impl Server {
     ///
     /// # Errors
     /// When the address is taken or the directory cannot be written.
-    pub async fn start(api: Api, directory: &Path, address: SocketAddr) -> Result<Self, ServerError> {
+    pub async fn start(
+        api: Api,
+        directory: &Path,
+        address: SocketAddr,
+    ) -> Result<Self, ServerError> {
         let file = |path: &Path, error: &dyn std::fmt::Display| ServerError::File {
             path: path.display().to_string(),
             message: error.to_string(),
         };
         let certificate = certificate::open(directory)?;
-        let token = admin_token(&directory.join("token")).map_err(|e| file(&directory.join("token"), &e))?;
-        let listener = TcpListener::bind(address).await.map_err(|source| match source.kind() {
-            std::io::ErrorKind::AddrInUse => ServerError::AddressInUse { address },
-            _ => ServerError::Listen { address, source },
-        })?;
-        let address = listener.local_addr().map_err(|source| ServerError::Listen { address, source })?;
+        let token = admin_token(&directory.join("token"))
+            .map_err(|e| file(&directory.join("token"), &e))?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| match source.kind() {
+                std::io::ErrorKind::AddrInUse => ServerError::AddressInUse { address },
+                _ => ServerError::Listen { address, source },
+            })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| ServerError::Listen { address, source })?;
         let kubeconfig = directory.join("kubeconfig");
-        private::write(&kubeconfig, config(address, &certificate.authority, &token).as_bytes())
-            .map_err(|e| file(&kubeconfig, &e))?;
+        private::write(
+            &kubeconfig,
+            config(address, &certificate.authority, &token).as_bytes(),
+        )
+        .map_err(|e| file(&kubeconfig, &e))?;
         let stop = CancellationToken::new();
         let acceptor = TlsAcceptor::from(Arc::new(certificate.server));
-        let door = Door { api, token: Sha256::digest(&token).to_vec() };
+        let door = Door {
+            api,
+            token: Sha256::digest(&token).to_vec(),
+        };
         let task = tokio::spawn(accept(listener, acceptor, Arc::new(door), stop.clone()));
-        Ok(Self { address, kubeconfig, token, stop, task })
+        Ok(Self {
+            address,
+            kubeconfig,
+            token,
+            stop,
+            task,
+        })
     }
 
     /// Where it listens.
@@ -156,7 +177,11 @@ struct Door {
 
 impl Door {
     fn user(&self, request: &Request<Incoming>) -> Option<User> {
-        let header = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+        let header = request
+            .headers()
+            .get(header::AUTHORIZATION)?
+            .to_str()
+            .ok()?;
         let token = header.strip_prefix("Bearer ")?.trim();
         if Sha256::digest(token).as_slice() == self.token {
             return Some(User::admin());
@@ -164,8 +189,19 @@ impl Door {
         self.api.issuer()?.user(token, self.api.clock().now()).ok()
     }
 
-    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
-        let open = matches!(request.uri().path(), "/healthz" | "/livez" | "/readyz" | "/version" | "/openid/v1/jwks" | "/.well-known/openid-configuration");
+    async fn answer(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Body>, BoxError> {
+        let open = matches!(
+            request.uri().path(),
+            "/healthz"
+                | "/livez"
+                | "/readyz"
+                | "/version"
+                | "/openid/v1/jwks"
+                | "/.well-known/openid-configuration"
+        );
         match self.user(&request) {
             Some(user) => {
                 request.extensions_mut().insert(user);
@@ -177,7 +213,12 @@ impl Door {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, door: Arc<Door>, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    door: Arc<Door>,
+    stop: CancellationToken,
+) {
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -196,10 +237,16 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, door: Arc<Door>, s
         let (acceptor, door) = (acceptor.clone(), door.clone());
         connections.spawn(async move {
             let _ = stream.set_nodelay(true);
-            let Ok(stream) = acceptor.accept(stream).await else { return };
-            let service = TowerToHyperService::new(service_fn(move |request| door.clone().answer(request)));
+            let Ok(stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let service =
+                TowerToHyperService::new(service_fn(move |request| door.clone().answer(request)));
             let builder = Builder::new(TokioExecutor::new());
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+            if let Err(error) = builder
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+            {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -216,7 +263,9 @@ fn admin_token(path: &Path) -> std::io::Result<String> {
         Err(error) => return Err(error),
     }
     let mut bytes = [0_u8; 32];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| std::io::Error::other("no randomness"))?;
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| std::io::Error::other("no randomness"))?;
     let token = URL_SAFE_NO_PAD.encode(bytes);
     private::write(path, token.as_bytes())?;
     Ok(token)

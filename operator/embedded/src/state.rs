@@ -263,15 +263,6 @@ impl State {
         Ok(object)
     }
 
-    /// Replaces an object in memory without a change of its own: the last state that the deletion
-    /// which follows at once will show.
-    pub fn replace_silently(&mut self, key: &Key, value: Value) {
-        let place = (key.namespace.clone(), key.name.clone());
-        if let Some(object) = self.table(&key.table).objects.get_mut(&place) {
-            *object = Arc::new(value);
-        }
-    }
-
     /// Forgets all history: watches and pages from earlier revisions expire, watches that have
     /// seen everything go on.
     pub fn compact(&mut self) {

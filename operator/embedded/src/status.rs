@@ -134,6 +134,109 @@ impl Failure {
         Self::new(400, "BadRequest", message)
     }
 
+    /// A request that the server takes as an error of its own: no reason, no details.
+    pub fn plain(message: impl Into<String>) -> Self {
+        Self::new(500, "", message)
+    }
+
+    /// The verb does not exist on this custom resource.
+    #[must_use]
+    pub fn not_supported(resource: &Resource, verb: &str) -> Self {
+        if !resource.custom {
+            return Self::method_not_allowed();
+        }
+        let message = format!(
+            "{verb} is not supported on resources of kind {:?}",
+            resource.qualified()
+        );
+        Self::new(405, "MethodNotAllowed", message)
+            .with_details(json!({"group": resource.group, "kind": resource.plural}))
+    }
+
+    /// Options of a request (`ListOptions`, `PatchOptions`) that make no sense.
+    #[must_use]
+    pub fn options(kind: &str, cause: &Cause) -> Self {
+        Self::new(
+            422,
+            "Invalid",
+            format!("{kind}.meta.k8s.io \"\" is invalid: {}", cause.sentence()),
+        )
+        .with_details(json!({
+            "group": "meta.k8s.io", "kind": kind,
+            "causes": [{"reason": cause.reason, "message": cause.message, "field": cause.field}],
+        }))
+    }
+
+    /// A patch whose result cannot be read.
+    #[must_use]
+    pub fn patch_result(result: &Value, why: &str) -> Self {
+        let cause = Cause {
+            reason: "FieldValueInvalid",
+            message: format!("Invalid value: {:?}: {why}", result.to_string()),
+            field: "patch".to_owned(),
+        };
+        Self::new(
+            422,
+            "Invalid",
+            format!(" \"\" is invalid: {}", cause.sentence()),
+        )
+        .with_details(json!({
+            "causes": [{"reason": cause.reason, "message": cause.message, "field": cause.field}],
+        }))
+    }
+
+    /// An update that must name the version it replaces.
+    #[must_use]
+    pub fn needs_version(resource: &Resource, name: &str) -> Self {
+        let cause = Cause::invalid(
+            "metadata.resourceVersion",
+            &0.into(),
+            "must be specified for an update",
+        );
+        let mut details = details(resource, name);
+        crate::object::set(
+            &mut details,
+            &["causes"],
+            json!([
+            {"reason": cause.reason, "message": cause.message, "field": cause.field}]),
+        );
+        Self::new(
+            422,
+            "Invalid",
+            format!(
+                "{} {name:?} is invalid: {}",
+                resource.qualified(),
+                cause.sentence()
+            ),
+        )
+        .with_details(details)
+    }
+
+    /// A deletion whose precondition on `what` does not hold.
+    #[must_use]
+    pub fn precondition(
+        resource: &Resource,
+        name: &str,
+        what: &str,
+        wanted: &str,
+        actual: &str,
+    ) -> Self {
+        let hint = if what == "UID" {
+            "deleted and then recreated"
+        } else {
+            "modified"
+        };
+        let mut named = resource.clone();
+        named.plural.clone_from(&resource.kind);
+        Self::conflict(
+            &named,
+            name,
+            &format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({actual}). The object might have been {hint}"
+            ),
+        )
+    }
+
     /// No or a wrong bearer token.
     #[must_use]
     pub fn unauthorized() -> Self {
@@ -266,7 +369,9 @@ impl Failure {
             format!("{}.{}", resource.kind, resource.group)
         };
         let mut detail = Map::new();
-        detail.insert("name".into(), name.into());
+        if !name.is_empty() {
+            detail.insert("name".into(), name.into());
+        }
         if !resource.group.is_empty() {
             detail.insert("group".into(), resource.group.clone().into());
         }
@@ -339,8 +444,11 @@ impl Failure {
     pub fn to_value(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            crate::object::set(&mut status, &["reason"], self.reason.into());
+        }
         if let (Some(details), Some(map)) = (&self.details, status.as_object_mut()) {
             map.insert("details".into(), details.clone());
         }

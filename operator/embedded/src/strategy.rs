@@ -12,10 +12,23 @@ use crate::registry::Resource;
 use crate::schema;
 use crate::status::Failure;
 
-/// Completes a new object.
+/// Fills in defaults; `status` goes where it is a subresource. What is set here counts as set by
+/// the client, as in the API server, where defaulting is part of decoding.
+pub fn default_new(resource: &Resource, value: &mut Value) {
+    if resource.status {
+        object::remove(value, &["status"]);
+    }
+    if resource.custom {
+        schema::default::apply(resource.schema.root(), value);
+    } else {
+        initial::defaults(resource, value);
+    }
+}
+
+/// Completes a new object with what the server itself gives it.
 ///
 /// # Errors
-/// When an address or schema cannot be given out.
+/// When an address cannot be given out.
 pub fn create(
     core: &mut Core,
     resource: &Resource,
@@ -23,16 +36,8 @@ pub fn create(
     now: Timestamp,
 ) -> Result<(), Failure> {
     if resource.custom {
-        if resource.status {
-            object::remove(value, &["status"]);
-        }
-        schema::default::apply(resource.schema.root(), value);
         return Ok(());
     }
-    if resource.status {
-        object::remove(value, &["status"]);
-    }
-    initial::defaults(resource, value);
     match resource.table.as_str() {
         "pods" => {
             let class = initial::quality_of_service(value);
@@ -41,6 +46,7 @@ pub fn create(
                 &["status"],
                 json!({"phase": "Pending", "qosClass": class}),
             );
+            initial::admit_pod(value);
         }
         "services" => allocate_address(core, value)?,
         "namespaces" => {
@@ -58,6 +64,7 @@ pub fn create(
         _ if resource.status => object::set(value, &["status"], initial::empty_status(resource)),
         _ => {}
     }
+    initial::defaults(resource, value);
     Ok(())
 }
 
@@ -151,7 +158,10 @@ pub fn update(
             }
             if resource.custom {
                 schema::default::apply(resource.schema.root(), new);
-            } else if resource.table == "pods" {
+            } else {
+                initial::condition_times(resource, new);
+            }
+            if resource.table == "pods" {
                 let class = initial::quality_of_service(new);
                 object::set(new, &["status", "qosClass"], class.into());
             }
@@ -166,6 +176,15 @@ fn keep(old: &Value, new: &mut Value, field: &str) {
         Some(value) => object::set(new, &[field], value.clone()),
         None => drop(object::remove(new, &[field])),
     }
+}
+
+/// Whether PUT of an object that does not exist makes it.
+#[must_use]
+pub fn creates_on_update(resource: &Resource) -> bool {
+    matches!(
+        resource.table.as_str(),
+        "leases.coordination.k8s.io" | "endpoints" | "events" | "limitranges"
+    )
 }
 
 /// Whether an update without resourceVersion is refused.

@@ -41,7 +41,7 @@ fn is_subdomain(text: &str) -> bool {
 pub fn create(resource: &Resource, value: &Value) -> Vec<Cause> {
     let mut causes = metadata(resource, value);
     if resource.custom {
-        causes.extend(custom(resource, value, None));
+        causes.extend(custom(resource, Part::Main, value, None));
     } else {
         causes.extend(builtin::create(resource, value));
     }
@@ -54,29 +54,60 @@ pub fn update(resource: &Resource, part: Part, old: &Value, new: &Value) -> Vec<
     let mut causes = metadata(resource, new);
     causes.extend(added_finalizers(old, new));
     if resource.custom {
-        causes.extend(custom(resource, new, Some(old)));
+        causes.extend(custom(resource, part, new, Some(old)));
     } else if part == Part::Main {
         causes.extend(builtin::update(resource, old, new));
     }
     causes
 }
 
-/// Schema, then CEL when the schema lets it run.
-fn custom(resource: &Resource, value: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut causes = schema::validate::check(resource.schema.root(), value);
-    let Some(rules) = &resource.schema.rules else {
-        return causes;
+/// Schema, then scale, then list keys, then CEL when the schema lets it run. A write to the status
+/// subresource checks the status alone, and names its fields from there.
+fn custom(resource: &Resource, part: Part, value: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let root = resource.schema.root();
+    let (shape, keys) = match (part, root.property("status"), value.get("status")) {
+        (Part::Status, Some(node), Some(status)) => {
+            let below = |mut cause: Cause| {
+                cause.field = format!("status.{}", cause.field)
+                    .trim_end_matches('.')
+                    .to_owned();
+                cause
+            };
+            let shape: Vec<Cause> = schema::validate::check(node, status)
+                .into_iter()
+                .map(below)
+                .collect();
+            (
+                shape,
+                schema::validate::keys(node, status)
+                    .into_iter()
+                    .map(below)
+                    .collect(),
+            )
+        }
+        (Part::Status, ..) => (Vec::new(), Vec::new()),
+        _ => (
+            schema::validate::check(root, value),
+            schema::validate::keys(root, value),
+        ),
     };
+    let mut causes = shape;
+    causes.extend(scale(resource, value));
     let blocked = causes.iter().any(|cause| {
         matches!(
             cause.reason,
             "FieldValueRequired"
                 | "FieldValueTooLong"
                 | "FieldValueTooMany"
-                | "FieldValueDuplicate"
+                | "FieldValueNotSupported"
                 | "FieldValueTypeInvalid"
         )
     });
+    let keys: Vec<Cause> = keys;
+    causes.extend(keys);
+    let Some(rules) = &resource.schema.rules else {
+        return causes;
+    };
     if blocked {
         causes.push(Cause {
             reason: "FieldValueInvalid",
@@ -89,6 +120,60 @@ fn custom(resource: &Resource, value: &Value, old: Option<&Value>) -> Vec<Cause>
         causes.extend(rules.check(value, old));
     }
     causes
+}
+
+/// The counts that the scale subresource reads must be whole and not negative.
+fn scale(resource: &Resource, value: &Value) -> Vec<Cause> {
+    let Some(paths) = &resource.scale else {
+        return Vec::new();
+    };
+    let mut causes = Vec::new();
+    for path in [&paths.spec, &paths.status] {
+        let field = format!(".{}", path.join("."));
+        let mut node = value;
+        for (index, name) in path.iter().enumerate() {
+            if node.is_null() {
+                break;
+            }
+            if !node.is_object() {
+                let wanted = "map[string]interface{}";
+                causes.push(accessor(&field, node, wanted));
+                break;
+            }
+            let Some(child) = node.get(name) else { break };
+            node = child;
+            if index + 1 == path.len() {
+                match node.as_i64() {
+                    Some(count) if count < 0 => {
+                        causes.push(Cause::invalid(
+                            &field,
+                            node,
+                            "should be a non-negative integer",
+                        ));
+                    }
+                    Some(_) => {}
+                    None => causes.push(accessor(&field, node, "int64")),
+                }
+            }
+        }
+    }
+    causes
+}
+
+fn accessor(field: &str, value: &Value, wanted: &str) -> Cause {
+    let kind = match value {
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "float64",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+        Value::Null => "<nil>",
+    };
+    let detail = format!(
+        "{field} accessor error: {} is of the type {kind}, expected {wanted}",
+        crate::patch::go::print(value)
+    );
+    Cause::invalid(field, &0.into(), &detail)
 }
 
 /// While an object is being deleted, finalizers may only go.

@@ -130,10 +130,8 @@ pub fn remove(node: Option<Node<'_>>, value: &Value, set: &Set) -> Option<Value>
                     }
                     Some(below) => {
                         let rest = remove(node.and_then(|n| n.field(name)), item, below);
-                        // An emptied container stays as null, which the reader takes as absent.
-                        if let Some(rest) = rest {
-                            out.insert(name.clone(), rest);
-                        }
+                        // An emptied container becomes null, as in structured-merge-diff.
+                        out.insert(name.clone(), rest.unwrap_or(Value::Null));
                     }
                 }
             }
@@ -151,7 +149,10 @@ pub fn remove(node: Option<Node<'_>>, value: &Value, set: &Set) -> Option<Value>
                 }
                 match set.below(&step) {
                     None => out.push(item.clone()),
-                    Some(below) => out.extend(remove(node.and_then(|n| n.items()), item, below)),
+                    Some(below) => {
+                        let rest = remove(node.and_then(|n| n.items()), item, below);
+                        out.push(rest.unwrap_or(Value::Null));
+                    }
                 }
             }
             (!out.is_empty()).then_some(Value::Array(out))

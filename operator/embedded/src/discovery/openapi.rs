@@ -18,9 +18,18 @@ pub fn index(registry: &Registry) -> Value {
     let mut paths = Map::new();
     for (group, versions) in registry.groups() {
         for version in versions {
-            let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
-            let hash = hex::encode(Sha256::digest(document(registry, &group, &version).to_string()));
-            paths.insert(path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}));
+            let path = if group.is_empty() {
+                format!("api/{version}")
+            } else {
+                format!("apis/{group}/{version}")
+            };
+            let hash = hex::encode(Sha256::digest(
+                document(registry, &group, &version).to_string(),
+            ));
+            paths.insert(
+                path.clone(),
+                json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}),
+            );
         }
     }
     json!({ "paths": paths })
@@ -28,7 +37,9 @@ pub fn index(registry: &Registry) -> Value {
 
 /// Name of the schema of a resource's kind.
 fn schema_name(resource: &Resource) -> String {
-    let named = Definitions::kubernetes().name_of(&resource.group, &resource.version, &resource.kind).map(str::to_owned);
+    let named = Definitions::kubernetes()
+        .name_of(&resource.group, &resource.version, &resource.kind)
+        .map(str::to_owned);
     named.unwrap_or_else(|| {
         let mut parts: Vec<&str> = resource.group.split('.').collect();
         parts.reverse();
@@ -39,8 +50,11 @@ fn schema_name(resource: &Resource) -> String {
 /// `/openapi/v3/apis/GROUP/VERSION`.
 #[must_use]
 pub fn document(registry: &Registry, group: &str, version: &str) -> Value {
-    let resources: Vec<&Resource> =
-        registry.iter().filter(|r| r.group == group && r.version == version).map(AsRef::as_ref).collect();
+    let resources: Vec<&Resource> = registry
+        .iter()
+        .filter(|r| r.group == group && r.version == version)
+        .map(AsRef::as_ref)
+        .collect();
     let mut paths = Map::new();
     for resource in &resources {
         paths.extend(operations(resource));
@@ -54,7 +68,10 @@ fn schemas(resources: &[&Resource]) -> Map<String, Value> {
     let definitions = Definitions::kubernetes();
     let mut found = Map::new();
     let mut wanted: BTreeSet<String> =
-        ["DeleteOptions", "ObjectMeta", "ListMeta", "Status", "Patch"].iter().map(|n| format!("{META}{n}")).collect();
+        ["DeleteOptions", "ObjectMeta", "ListMeta", "Status", "Patch"]
+            .iter()
+            .map(|n| format!("{META}{n}"))
+            .collect();
     for resource in resources {
         let name = schema_name(resource);
         if resource.custom {
@@ -82,7 +99,11 @@ fn schemas(resources: &[&Resource]) -> Map<String, Value> {
 fn references(node: &Value, found: &mut BTreeSet<String>) {
     match node {
         Value::Object(map) => {
-            if let Some(name) = map.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix(PREFIX)) {
+            if let Some(name) = map
+                .get("$ref")
+                .and_then(Value::as_str)
+                .and_then(|r| r.strip_prefix(PREFIX))
+            {
                 found.insert(name.to_owned());
             }
             map.values().for_each(|value| references(value, found));
@@ -114,15 +135,32 @@ fn operations(resource: &Resource) -> Map<String, Value> {
             "responses": {"200": {"description": "OK", "content": content}},
         });
         if body {
-            object::set(&mut operation, &["requestBody"], json!({"content": content}));
+            object::set(
+                &mut operation,
+                &["requestBody"],
+                json!({"content": content}),
+            );
         }
         operation
     };
-    let write = json!([query("dryRun", "string"), query("fieldManager", "string"), query("fieldValidation", "string")]);
-    let patch = json!([query("dryRun", "string"), query("fieldManager", "string"), query("fieldValidation", "string"), query("force", "boolean")]);
+    let write = json!([
+        query("dryRun", "string"),
+        query("fieldManager", "string"),
+        query("fieldValidation", "string")
+    ]);
+    let patch = json!([
+        query("dryRun", "string"),
+        query("fieldManager", "string"),
+        query("fieldValidation", "string"),
+        query("force", "boolean")
+    ]);
     let list = json!([
-        query("labelSelector", "string"), query("fieldSelector", "string"), query("limit", "integer"),
-        query("continue", "string"), query("watch", "boolean"), query("resourceVersion", "string"),
+        query("labelSelector", "string"),
+        query("fieldSelector", "string"),
+        query("limit", "integer"),
+        query("continue", "string"),
+        query("watch", "boolean"),
+        query("resourceVersion", "string"),
     ]);
     let mut paths = Map::new();
     if resource.review {
@@ -149,7 +187,9 @@ fn operations(resource: &Resource) -> Map<String, Value> {
 #[must_use]
 pub fn swagger(registry: &Registry) -> Value {
     let resources: Vec<&Resource> = registry.iter().map(AsRef::as_ref).collect();
-    let text = Value::Object(schemas(&resources)).to_string().replace(PREFIX, "#/definitions/");
+    let text = Value::Object(schemas(&resources))
+        .to_string()
+        .replace(PREFIX, "#/definitions/");
     let definitions: Value = serde_json::from_str(&text).unwrap_or_default();
     let mut paths = Map::new();
     for resource in resources {
@@ -160,7 +200,12 @@ pub fn swagger(registry: &Registry) -> Value {
                 let map = object::map(operation);
                 map.remove("requestBody");
                 map.insert("responses".into(), json!({"200": {"description": "OK"}}));
-                for parameter in map.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+                for parameter in map
+                    .get_mut("parameters")
+                    .and_then(Value::as_array_mut)
+                    .into_iter()
+                    .flatten()
+                {
                     if let Some(Value::Object(schema)) = object::map(parameter).remove("schema") {
                         object::map(parameter).extend(schema);
                     }

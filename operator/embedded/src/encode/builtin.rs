@@ -14,7 +14,7 @@ fn spec(table: &str) -> &'static str {
             "Ready:string,Status:string,Restarts:string,Age:string,IP:string:1,Node:string:1,Nominated Node:string:1,Readiness Gates:string:1"
         }
         "deployments.apps" => {
-            "Ready:string,Up-to-date:integer,Available:integer,Age:string,Containers:string:1,Images:string:1,Selector:string:1"
+            "Ready:string,Up-to-date:string,Available:string,Age:string,Containers:string:1,Images:string:1,Selector:string:1"
         }
         "replicasets.apps" => {
             "Desired:integer,Current:integer,Ready:integer,Age:string,Containers:string:1,Images:string:1,Selector:string:1"
@@ -25,8 +25,8 @@ fn spec(table: &str) -> &'static str {
         "services" => {
             "Type:string,Cluster-IP:string,External-IP:string,Port(s):string,Age:string,Selector:string:1"
         }
-        "configmaps" => "Data:integer,Age:string",
-        "secrets" => "Type:string,Data:integer,Age:string",
+        "configmaps" => "Data:string,Age:string",
+        "secrets" => "Type:string,Data:string,Age:string",
         "namespaces" => "Status:string,Age:string",
         "nodes" => "Status:string,Roles:string,Age:string,Version:string,Internal-IP:string:1",
         "serviceaccounts" => "Age:string",

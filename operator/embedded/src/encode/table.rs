@@ -27,7 +27,7 @@ pub fn table(
             row.insert("cells".into(), cells(resource, object, now).into());
             match include {
                 "Object" => row.insert("object".into(), (**object).clone()),
-                "None" => None,
+                "None" => row.insert("object".into(), Value::Null),
                 _ => row.insert("object".into(), metadata(object)),
             };
             Value::Object(row)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::read::Selection;
@@ -117,14 +117,16 @@ pub(super) fn delete_collection(core: &mut Core, call: &Call) -> Result<Reply, F
         .filter(|o| selection.matches(&present(&resource, o)))
         .cloned()
         .collect();
+    // The answer is the list as it was when the deletion began.
+    let revision = core.state.revision();
     let mut items = Vec::new();
     for stored in chosen {
-        let (object, _) = one(core, call, object::name(&stored), &stored, &options)?;
-        items.push(present(&resource, &object));
+        let (object, gone) = one(core, call, object::name(&stored), &stored, &options)?;
+        items.push(present(&resource, if gone { &stored } else { &object }));
     }
     Ok(Reply::List(List {
         items,
-        revision: core.state.revision(),
+        revision,
         next: String::new(),
         remaining: None,
     }))
@@ -142,16 +144,16 @@ fn one(
     let uid = object::text(stored, &["metadata", "uid"]);
     let version = object::text(stored, &["metadata", "resourceVersion"]);
     if let Some(wanted) = options.uid.as_deref().filter(|w| *w != uid) {
-        let why = format!(
-            "Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"
-        );
-        return Err(Failure::conflict(&resource, name, &why));
+        return Err(Failure::precondition(&resource, name, "UID", wanted, uid));
     }
     if let Some(wanted) = options.version.as_deref().filter(|w| *w != version) {
-        let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {version}"
-        );
-        return Err(Failure::conflict(&resource, name, &why));
+        return Err(Failure::precondition(
+            &resource,
+            name,
+            "ResourceVersion",
+            wanted,
+            version,
+        ));
     }
     let mut key = call.key_of(name);
     key.namespace = object::namespace(stored).to_owned();
@@ -176,24 +178,17 @@ fn one(
         if resource.table == crate::custom::TABLE {
             remove_instances(core, &value)?;
         }
-        if value != before {
-            core.state.replace_silently(&key, value);
+        let gone = core.commit(&key, None)?;
+        if resource.table != "pods" || object::terminating(&before) {
+            return Ok((gone, true));
         }
-        return Ok((core.commit(&key, None)?, true));
+        // A pod without grace is answered as the deletion left it, though nothing of that was kept.
+        let mut shown = (*gone).clone();
+        terminate(&mut shown, call.now, 0);
+        return Ok((Arc::new(shown), true));
     }
     if shorter {
-        let end = call
-            .now
-            .saturating_add(SignedDuration::from_secs(grace))
-            .unwrap_or(call.now);
-        let begun = object::terminating(&value);
-        let generation = object::generation(&value);
-        let metadata = object::metadata(&mut value);
-        metadata.insert("deletionTimestamp".into(), stamp(end).into());
-        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
-        if !begun && generation > 0 {
-            metadata.insert("generation".into(), (generation + 1).into());
-        }
+        terminate(&mut value, call.now, grace);
     }
     if namespace_lives {
         object::set(&mut value, &["status", "phase"], "Terminating".into());
@@ -205,6 +200,21 @@ fn one(
         core.commit(&key, Some(to_storage(value, &resource)))?,
         false,
     ))
+}
+
+/// Marks an object as being deleted, `grace` seconds from now.
+fn terminate(value: &mut Value, now: Timestamp, grace: i64) {
+    let end = now
+        .saturating_add(SignedDuration::from_secs(grace))
+        .unwrap_or(now);
+    let begun = object::terminating(value);
+    let generation = object::generation(value);
+    let metadata = object::metadata(value);
+    metadata.insert("deletionTimestamp".into(), stamp(end).into());
+    metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+    if !begun && generation > 0 {
+        metadata.insert("generation".into(), (generation + 1).into());
+    }
 }
 
 /// The finalizers after the propagation policy was worked in.

@@ -9,6 +9,7 @@ use crate::clock::stamp;
 use crate::decode::{parse, tidy};
 use crate::object;
 use crate::patch::{json, merge, strategic};
+use crate::schema::prune;
 use crate::status::{Cause, Failure};
 
 /// PATCH of an object or of one of its parts.
@@ -18,26 +19,28 @@ pub(super) fn patch(core: &mut Core, call: &Call, part: Part) -> Result<Reply, F
         "application/json-patch+json"
         | "application/merge-patch+json"
         | "application/strategic-merge-patch+json" => client_side(core, call, part),
-        other => {
-            let mut accepted = vec![
-                "application/json-patch+json",
-                "application/merge-patch+json",
-            ];
-            if !call.target.resource.custom {
-                accepted.push("application/strategic-merge-patch+json");
-            }
-            accepted.push("application/apply-patch+yaml");
-            Err(Failure::unsupported_media_type(format!(
-                "the body of the request was in an unknown format - accepted media types include: {} (got {other:?})",
-                accepted.join(", ")
-            )))
+        _ => {
+            let mut failure = Failure::unsupported_media_type("415: Unsupported Media Type");
+            failure.details = Some(json!({}));
+            Err(failure)
         }
     }
 }
 
 fn client_side(core: &mut Core, call: &Call, part: Part) -> Result<Reply, Failure> {
     let resource = call.target.resource.clone();
-    let change = parse(&call.body)?;
+    let change = parse(&call.body).map_err(|failure| {
+        if call.body.is_empty() {
+            Failure::bad_request("invalid JSON patch")
+        } else {
+            failure
+        }
+    })?;
+    if change.is_array() && call.content_type != "application/json-patch+json" {
+        return Err(Failure::bad_request(
+            "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}",
+        ));
+    }
     let stored = core.stored(call)?;
     let old = present(&resource, &stored);
     let mut new = match call.content_type.as_str() {
@@ -61,7 +64,18 @@ fn client_side(core: &mut Core, call: &Call, part: Part) -> Result<Reply, Failur
     };
     same_object(call, &new)?;
     let mut warnings = Vec::new();
-    tidy(call, &resource, &mut new, &mut warnings)?;
+    let result = new.clone();
+    tidy(call, &resource, &mut new, &mut warnings).map_err(|failure| {
+        // What cannot be read after patching is an error of the patch.
+        let why = failure
+            .message
+            .split_once(": ")
+            .map_or(failure.message.as_str(), |(_, why)| why);
+        Failure::patch_result(&result, why)
+    })?;
+    if resource.custom {
+        prune::nulls(resource.schema.root(), &mut new);
+    }
     core.warnings.extend(warnings);
     let object = write::replace(core, call, part, &old, new, |resource, old, new| {
         apply::record_update(
@@ -99,11 +113,14 @@ fn same_object(call: &Call, new: &Value) -> Result<(), Failure> {
         object::text(new, &["kind"]),
     );
     if version != resource.api_version() || kind != resource.kind {
-        return Err(Failure::bad_request(format!(
-            "the API version in the data ({version}, Kind={kind}) does not match the expected API version ({}, Kind={})",
-            resource.api_version(),
-            resource.kind
-        )));
+        return Err(Failure::patch_result(
+            new,
+            &format!(
+                "converting ({version}.{kind}) to ({}.{}): unknown conversion",
+                resource.api_version(),
+                resource.kind
+            ),
+        ));
     }
     Ok(())
 }
@@ -111,18 +128,15 @@ fn same_object(call: &Call, new: &Value) -> Result<(), Failure> {
 fn server_side_apply(core: &mut Core, call: &Call, part: Part) -> Result<Reply, Failure> {
     let resource = call.target.resource.clone();
     let Some(manager) = call.query.get("fieldManager") else {
-        return Err(options_invalid(&Cause::required(
-            "fieldManager",
-            "is required for apply patch",
-        )));
+        return Err(Failure::options(
+            "PatchOptions",
+            &Cause::required("fieldManager", "is required for apply patch"),
+        ));
     };
-    let mut config = parse(&call.body).map_err(|failure| {
+    let config = parse(&call.body).map_err(|failure| {
         Failure::bad_request(format!("error decoding YAML: {}", failure.message))
     })?;
     check_config(call, &config)?;
-    let mut warnings = Vec::new();
-    tidy(call, &resource, &mut config, &mut warnings)?;
-    core.warnings.extend(warnings);
     let now = stamp(call.now);
     let applier = Applier {
         manager,
@@ -177,18 +191,6 @@ fn server_side_apply(core: &mut Core, call: &Call, part: Part) -> Result<Reply, 
         }
         None => Err(Failure::not_found(&resource, &call.target.name)),
     }
-}
-
-fn options_invalid(cause: &Cause) -> Failure {
-    let mut failure = Failure::unprocessable(format!(
-        "PatchOptions.meta.k8s.io \"\" is invalid: {}: {}",
-        cause.field, cause.message
-    ));
-    failure.details = Some(
-        json!({"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [
-        {"reason": cause.reason, "message": cause.message, "field": cause.field}]}),
-    );
-    failure
 }
 
 fn check_config(call: &Call, config: &Value) -> Result<(), Failure> {

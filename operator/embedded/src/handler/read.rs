@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Call, Core, List, Reply, present};
 use crate::object;
 use crate::selector::{FieldSelector, LabelSelector};
-use crate::status::Failure;
+use crate::status::{Cause, Failure};
 
 /// What a list or watch selects.
 #[derive(Debug, Clone, Default)]
@@ -76,10 +76,19 @@ pub(super) fn list(core: &mut Core, call: &Call) -> Result<Reply, Failure> {
     let exact = match call.query.get("resourceVersionMatch") {
         None | Some("NotOlderThan") => false,
         Some("Exact") if asked > 0 => true,
+        Some("Exact") => {
+            let detail = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            return Err(Failure::options(
+                "ListOptions",
+                &Cause::forbidden("resourceVersionMatch", detail),
+            ));
+        }
         Some(other) => {
-            return Err(Failure::bad_request(format!(
-                "resourceVersionMatch {other:?} is not allowed here"
-            )));
+            let allowed = ["Exact".to_owned(), "NotOlderThan".to_owned(), String::new()];
+            return Err(Failure::options(
+                "ListOptions",
+                &Cause::not_supported("resourceVersionMatch", &other.into(), &allowed),
+            ));
         }
     };
     let revision = match &page {
@@ -154,7 +163,7 @@ impl Page {
     fn decode(token: &str) -> Result<Self, Failure> {
         let bad = || {
             Failure::bad_request(
-                "continue key is not valid: the token was not issued by this server",
+                "invalid continue token: continue key is not valid: the token was not issued by this server",
             )
         };
         let bytes = URL_SAFE_NO_PAD

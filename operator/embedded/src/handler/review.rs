@@ -17,7 +17,11 @@ pub(super) fn handle(_: &mut Core, call: &Call) -> Result<Reply, Failure> {
     }
     // kubectl sends reviews as protobuf; what they ask is about the sender, who is known anyway.
     let opaque = call.body.is_empty() || call.content_type == "application/vnd.kubernetes.protobuf";
-    let mut review = if opaque { json!({}) } else { parse(&call.body)? };
+    let mut review = if opaque {
+        json!({})
+    } else {
+        parse(&call.body)?
+    };
     let resource = &call.target.resource;
     object::set(&mut review, &["apiVersion"], resource.api_version().into());
     object::set(&mut review, &["kind"], resource.kind.clone().into());

@@ -71,7 +71,8 @@ fn part(core: &mut Core, call: &Call, verb: Verb, part: Part) -> Result<Reply, F
         Verb::Get => read::get(core, call),
         Verb::Update => write::update(core, call, part),
         Verb::Patch => patch::patch(core, call, part),
-        _ => Err(Failure::method_not_allowed()),
+        Verb::Create => Err(Failure::not_supported(&call.target.resource, "create")),
+        _ => Err(Failure::not_supported(&call.target.resource, "delete")),
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Call, Core, Reply, present};
 use crate::object;
 use crate::registry::Resource;
 use crate::state::{Change, Event};
-use crate::status::Failure;
+use crate::status::{Cause, Failure};
 
 /// Seconds a watch lives when the client does not say.
 const DEFAULT_TIMEOUT: u64 = 1_800;
@@ -61,8 +61,12 @@ pub(super) fn open(core: &mut Core, call: &Call) -> Result<Reply, Failure> {
     if call.query.get("sendInitialEvents").is_some()
         && call.query.get("resourceVersionMatch") != Some("NotOlderThan")
     {
-        return Err(Failure::bad_request(
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        return Err(Failure::options(
+            "ListOptions",
+            &Cause::forbidden(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ),
         ));
     }
     let mut cursor = Cursor {

@@ -79,8 +79,11 @@ pub(super) fn prepare_new(
             "namespace should be empty for cluster-scoped resources",
         ));
     }
-    if !object::text(&value, &["metadata", "resourceVersion"]).is_empty() {
-        return Err(Failure::bad_request(
+    if !matches!(
+        object::text(&value, &["metadata", "resourceVersion"]),
+        "" | "0"
+    ) {
+        return Err(Failure::plain(
             "resourceVersion should not be set on objects to be created",
         ));
     }
@@ -96,6 +99,7 @@ pub(super) fn prepare_new(
     let uid = core.uid();
     let metadata = object::metadata(&mut value);
     for system in [
+        "resourceVersion",
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
         "selfLink",
@@ -120,6 +124,8 @@ pub(super) fn insert(
     record: impl FnOnce(&Resource, &mut Value),
 ) -> Result<Arc<Value>, Failure> {
     let resource = call.target.resource.clone();
+    strategy::default_new(&resource, &mut value);
+    record(&resource, &mut value);
     strategy::create(core, &resource, &mut value, call.now)?;
     admit_namespace(core, call, object::name(&value))?;
     let name = object::name(&value).to_owned();
@@ -127,7 +133,6 @@ pub(super) fn insert(
     if !causes.is_empty() {
         return Err(Failure::invalid(&resource, &name, &causes));
     }
-    record(&resource, &mut value);
     let key = call.key_of(&name);
     if core.state.get(&key).is_some() {
         return Err(Failure::already_exists(&resource, &name));
@@ -197,17 +202,44 @@ pub(super) fn update(core: &mut Core, call: &Call, part: Part) -> Result<Reply, 
             call.target.namespace
         )));
     }
+    if core.state.get(&call.key()).is_none()
+        && part == Part::Main
+        && strategy::creates_on_update(&resource)
+    {
+        let value = prepare_new(core, call, body)?;
+        let object = insert(core, call, value, |resource, value| {
+            apply::record_update(
+                resource,
+                None,
+                value,
+                &call.field_manager(),
+                "",
+                &stamp(call.now),
+            );
+        })?;
+        return Ok(Reply::Object {
+            code: 201,
+            object: present(&resource, &object),
+        });
+    }
     let stored = core.stored(call)?;
     let old = present(&resource, &stored);
-    let version = object::text(&body, &["metadata", "resourceVersion"]);
-    if version.is_empty() && strategy::needs_version(&resource) {
-        let field = "metadata.resourceVersion";
-        let cause = Cause {
-            reason: "FieldValueInvalid",
-            message: "Invalid value: 0: must be specified for an update".to_owned(),
-            field: field.to_owned(),
+    let (given, living) = (
+        object::text(&body, &["metadata", "uid"]),
+        object::text(&old, &["metadata", "uid"]),
+    );
+    if !given.is_empty() && given != living {
+        let place = if resource.custom {
+            format!("{}/{}", resource.group, resource.plural)
+        } else {
+            resource.plural.clone()
         };
-        return Err(Failure::invalid(&resource, &call.target.name, &[cause]));
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{place}/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {given}, UID in object meta: {living}",
+            call.target.namespace, call.target.name
+        );
+        return Err(Failure::conflict(&resource, &call.target.name, &why));
     }
     let object = replace(core, call, part, &old, body, |resource, old, new| {
         apply::record_update(
@@ -242,17 +274,24 @@ pub(crate) fn replace(
     let asked = object::text(&new, &["metadata", "resourceVersion"]);
     let uid = object::text(&new, &["metadata", "uid"]);
     let living = object::text(old, &["metadata", "uid"]);
-    if !uid.is_empty() && uid != living {
-        return Err(Failure::conflict(
-            &resource,
-            name,
-            &format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {living}"
-            ),
-        ));
+    if matches!(asked, "" | "0")
+        && strategy::needs_version(&resource)
+        && part != Part::Named("scale")
+    {
+        return Err(Failure::needs_version(&resource, name));
     }
-    if !asked.is_empty() && asked != current {
+    if !matches!(asked, "" | "0") && asked != current {
         return Err(Failure::modified(&resource, name));
+    }
+    if !uid.is_empty() && uid != living {
+        let cause = Cause::invalid("metadata.uid", &uid.into(), "field is immutable");
+        // Custom resources are checked by two validators, each of which says so.
+        let causes = if resource.custom {
+            vec![cause.clone(), cause]
+        } else {
+            vec![cause]
+        };
+        return Err(Failure::invalid(&resource, name, &causes));
     }
     protect(&resource, old, &mut new);
     strategy::update(core, &resource, part, old, &mut new)?;
@@ -276,12 +315,9 @@ pub(crate) fn replace(
         if call.dry_run() {
             return Ok(Arc::new(to_storage(new, &resource)));
         }
-        // The last finalizer went: the object goes, and watchers see its last state.
-        if new != *old {
-            core.state
-                .replace_silently(&key, to_storage(new, &resource));
-        }
-        return core.commit(&key, None);
+        // The last finalizer went, and the object with it; the answer is the object as it was asked for.
+        core.commit(&key, None)?;
+        return Ok(Arc::new(to_storage(new, &resource)));
     }
     let stored_form = to_storage(new, &resource);
     if core.state.get(&key).is_some_and(|s| *s == stored_form) || call.dry_run() {

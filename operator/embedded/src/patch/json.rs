@@ -2,12 +2,15 @@
 
 use serde_json::Value;
 
+use crate::object;
 use crate::status::Failure;
 
-fn refuse(message: impl std::fmt::Display) -> Failure {
-    Failure::unprocessable(format!(
-        "the server rejected our request due to an error in our request: {message}"
-    ))
+/// The one sentence that the API server has for every operation that does not apply.
+fn refuse() -> Failure {
+    let mut failure =
+        Failure::unprocessable("the server rejected our request due to an error in our request");
+    failure.details = Some(serde_json::json!({}));
+    failure
 }
 
 /// Applies the operations in order.
@@ -16,7 +19,7 @@ fn refuse(message: impl std::fmt::Display) -> Failure {
 /// 400 for a malformed patch, 422 when a test fails or a path is missing.
 pub fn apply(object: &Value, patch: &Value) -> Result<Value, Failure> {
     let operations = patch.as_array().ok_or_else(|| {
-        Failure::bad_request("json: cannot unmarshal object into Go value of type jsonpatch.Patch")
+        Failure::bad_request("error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp")
     })?;
     let mut result = object.clone();
     for operation in operations {
@@ -31,40 +34,27 @@ pub fn apply(object: &Value, patch: &Value) -> Result<Value, Failure> {
         let from = || text("from").ok_or_else(|| Failure::bad_request("operation without from"));
         match text("op") {
             Some("add") => add(&mut result, path, value()?)?,
-            Some("replace") => *find(&mut result, path, "replace")? = value()?,
-            Some("remove") => drop(take(&mut result, path, "remove")?),
+            Some("replace") => replace(&mut result, path, value()?)?,
+            Some("remove") => drop(take(&mut result, path)?),
             Some("test") => {
                 let expected = operation.get("value").cloned().unwrap_or_default();
                 let actual = result.pointer(path).cloned().unwrap_or_default();
                 if actual != expected {
-                    return Err(refuse(format!("testing value {path} failed")));
+                    return Err(refuse());
                 }
             }
             Some("move") => {
-                let moved = take(&mut result, from()?, "move")?;
+                let moved = take(&mut result, from()?)?;
                 add(&mut result, path, moved)?;
             }
             Some("copy") => {
-                let copied = result
-                    .pointer(from()?)
-                    .cloned()
-                    .ok_or_else(|| missing("copy", path))?;
+                let copied = result.pointer(from()?).cloned().ok_or_else(|| refuse())?;
                 add(&mut result, path, copied)?;
             }
-            other => {
-                return Err(Failure::bad_request(format!(
-                    "unexpected operation {other:?}"
-                )));
-            }
+            _ => return Err(refuse()),
         }
     }
     Ok(result)
-}
-
-fn missing(operation: &str, path: &str) -> Failure {
-    refuse(format!(
-        "{operation} operation does not apply: doc is missing path: {path:?}: missing value"
-    ))
 }
 
 fn split(path: &str) -> Option<(&str, String)> {
@@ -72,10 +62,19 @@ fn split(path: &str) -> Option<(&str, String)> {
     Some((parent, last.replace("~1", "/").replace("~0", "~")))
 }
 
-fn find<'a>(object: &'a mut Value, path: &str, operation: &str) -> Result<&'a mut Value, Failure> {
-    object
-        .pointer_mut(path)
-        .ok_or_else(|| missing(operation, path))
+fn find<'a>(object: &'a mut Value, path: &str) -> Result<&'a mut Value, Failure> {
+    object.pointer_mut(path).ok_or_else(|| refuse())
+}
+
+/// Like the API server's library, a replace makes a missing member of an existing object.
+fn replace(object: &mut Value, path: &str, value: Value) -> Result<(), Failure> {
+    match split(path) {
+        Some((parent, last)) if find(object, parent)?.is_object() => {
+            object::map(find(object, parent)?).insert(last, value);
+        }
+        _ => *find(object, path)? = value,
+    }
+    Ok(())
 }
 
 fn add(object: &mut Value, path: &str, value: Value) -> Result<(), Failure> {
@@ -83,7 +82,7 @@ fn add(object: &mut Value, path: &str, value: Value) -> Result<(), Failure> {
         *object = value;
         return Ok(());
     };
-    match find(object, parent, "add")? {
+    match find(object, parent)? {
         Value::Object(map) => {
             map.insert(last, value);
             Ok(())
@@ -92,33 +91,31 @@ fn add(object: &mut Value, path: &str, value: Value) -> Result<(), Failure> {
             let index = if last == "-" {
                 list.len()
             } else {
-                last.parse().map_err(|_| missing("add", path))?
+                last.parse().map_err(|_| refuse())?
             };
             if index > list.len() {
-                return Err(refuse(format!(
-                    "add operation does not apply: doc is missing path: {path:?}: invalid index referenced"
-                )));
+                return Err(refuse());
             }
             list.insert(index, value);
             Ok(())
         }
-        _ => Err(missing("add", path)),
+        _ => Err(refuse()),
     }
 }
 
-fn take(object: &mut Value, path: &str, operation: &str) -> Result<Value, Failure> {
-    let (parent, last) = split(path).ok_or_else(|| missing(operation, path))?;
-    match find(object, parent, operation)? {
-        Value::Object(map) => map.remove(&last).ok_or_else(|| missing(operation, path)),
+fn take(object: &mut Value, path: &str) -> Result<Value, Failure> {
+    let (parent, last) = split(path).ok_or_else(|| refuse())?;
+    match find(object, parent)? {
+        Value::Object(map) => map.remove(&last).ok_or_else(|| refuse()),
         Value::Array(list) => {
             let index = last
                 .parse::<usize>()
                 .ok()
                 .filter(|i| *i < list.len())
-                .ok_or_else(|| missing(operation, path))?;
+                .ok_or_else(|| refuse())?;
             Ok(list.remove(index))
         }
-        _ => Err(missing(operation, path)),
+        _ => Err(refuse()),
     }
 }
 
@@ -147,7 +144,7 @@ mod tests {
             json!([{"op": "test", "path": "/a/b/0", "value": 5}]),
             json!([{"op": "remove", "path": "/nope"}]),
             json!([{"op": "add", "path": "/a/b/7", "value": 1}]),
-            json!([{"op": "replace", "path": "/nope", "value": 1}]),
+            json!([{"op": "replace", "path": "/nope/deeper", "value": 1}]),
         ] {
             assert_eq!(apply(&object, &bad).unwrap_err().code, 422, "{bad}");
         }

@@ -63,20 +63,22 @@ fn maps(node: Option<Node<'_>>, target: &mut Value, patch: &Value) -> Result<(),
             .is_some_and(|s| s.split(',').any(|word| word == "merge"));
         let entry = map.entry(name.clone()).or_insert(Value::Null);
         match (change, merges) {
-            (Value::Array(items), true) => lists(child, entry, items)?,
+            (Value::Array(items), true) => {
+                let before = entry.as_array().cloned().unwrap_or_default();
+                lists(child, entry, items)?;
+                let order = changes
+                    .get(&format!("{ORDER}{name}"))
+                    .and_then(Value::as_array)
+                    .unwrap_or(items);
+                let key = child
+                    .and_then(|c| c.get("x-kubernetes-patch-merge-key"))
+                    .and_then(Value::as_str);
+                if let Value::Array(list) = entry {
+                    sort(list, &before, order, key);
+                }
+            }
             (Value::Object(_), _) => maps(child, entry, change)?,
             _ => *entry = change.clone(),
-        }
-    }
-    for (directive, order) in changes {
-        if let Some(field) = directive.strip_prefix(ORDER)
-            && let (Some(Value::Array(list)), Some(order)) = (map.get_mut(field), order.as_array())
-        {
-            let key = node
-                .and_then(|n| n.field(field))
-                .and_then(|c| c.get("x-kubernetes-patch-merge-key"))
-                .and_then(Value::as_str);
-            sort(list, order, key);
         }
     }
     Ok(())
@@ -112,8 +114,9 @@ fn lists(node: Option<Node<'_>>, target: &mut Value, changes: &[Value]) -> Resul
             continue;
         };
         let id = change.get(key).ok_or_else(|| {
-            Failure::bad_request(format!(
-                "map: {change} does not contain declared merge key: {key}"
+            Failure::plain(format!(
+                "map: {} does not contain declared merge key: {key}",
+                super::go::print(change)
             ))
         })?;
         if change.get("$patch").and_then(Value::as_str) == Some("delete") {
@@ -132,28 +135,34 @@ fn lists(node: Option<Node<'_>>, target: &mut Value, changes: &[Value]) -> Resul
     Ok(())
 }
 
-/// Orders the items named in `order` as it says; others stay behind the item they followed.
-fn sort(list: &mut Vec<Value>, order: &[Value], key: Option<&str>) {
+/// Puts the items named in `order` into its order and the others, which keep theirs, between them:
+/// an item of the server stays before one of the patch only if it was before it on the server.
+fn sort(list: &mut Vec<Value>, before: &[Value], order: &[Value], key: Option<&str>) {
     let id = |item: &Value| {
         key.map_or_else(
             || item.clone(),
             |k| item.get(k).cloned().unwrap_or_default(),
         )
     };
-    let rank = |item: &Value| {
+    let place = |within: &[Value], item: &Value| {
         let wanted = id(item);
-        order.iter().position(|o| {
-            key.map_or_else(|| o.clone(), |k| o.get(k).cloned().unwrap_or_default()) == wanted
-        })
+        within.iter().position(|o| id(o) == wanted)
     };
-    let mut last = 0;
-    let mut ranked: Vec<(usize, usize, Value)> = Vec::new();
-    for (index, item) in list.drain(..).enumerate() {
-        last = rank(&item).unwrap_or(last);
-        ranked.push((last, index, item));
+    let (mut named, others): (Vec<Value>, Vec<Value>) = list
+        .drain(..)
+        .partition(|item| place(order, item).is_some());
+    named.sort_by_key(|item| place(order, item));
+    let mut others = others.into_iter().peekable();
+    for item in named {
+        while let Some(other) = others.peek() {
+            match (place(before, other), place(before, &item)) {
+                (Some(left), Some(right)) if left < right => list.extend(others.next()),
+                _ => break,
+            }
+        }
+        list.push(item);
     }
-    ranked.sort_by_key(|(rank, index, _)| (*rank, *index));
-    list.extend(ranked.into_iter().map(|(_, _, item)| item));
+    list.extend(others);
 }
 
 #[cfg(test)]
@@ -180,7 +189,7 @@ mod tests {
                 "nodeSelector": {"$patch": "replace", "c": "3"}}});
         assert_eq!(
             patched(pod, &patch),
-            json!({"metadata": {"finalizers": ["b", "c"]}, "spec": {"containers": [
+            json!({"metadata": {"finalizers": ["c", "b"]}, "spec": {"containers": [
             {"name": "z", "image": "3"}, {"name": "x", "image": "2", "args": ["k"]}], "nodeSelector": {"c": "3"}}})
         );
     }

@@ -55,6 +55,12 @@ impl Rules {
                     Some("FieldValueForbidden") => Cause::forbidden(&error.field_path, &detail),
                     Some("FieldValueRequired") => Cause::required(&error.field_path, &detail),
                     Some("FieldValueDuplicate") => Cause::duplicate(&error.field_path, shown),
+                    // Whole maps and lists are not repeated in the message.
+                    _ if shown.is_object() || shown.is_array() => Cause {
+                        reason: "FieldValueInvalid",
+                        message: format!("Invalid value: {detail}"),
+                        field: error.field_path.clone(),
+                    },
                     _ => Cause::invalid(&error.field_path, shown, &detail),
                 }
             })

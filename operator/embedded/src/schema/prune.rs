@@ -16,11 +16,48 @@ fn join(path: &str, field: &str) -> String {
     }
 }
 
-/// Prunes a custom resource as its structural schema says.
-pub fn custom(root: Node<'_>, value: &mut Value) -> Vec<Unknown> {
+/// Prunes a custom resource as its structural schema says, its metadata as Go's decoder does.
+///
+/// # Errors
+/// When a field of metadata has the wrong JSON type.
+pub fn custom(root: Node<'_>, value: &mut Value) -> Result<Vec<Unknown>, Mismatch> {
     let mut unknown = Vec::new();
+    if let (Some(node), Some(metadata)) = (root.property("metadata"), value.get_mut("metadata")) {
+        typed(node, metadata, "metadata", &mut unknown).map_err(|mismatch| {
+            let field = mismatch.field.trim_start_matches("metadata.");
+            let top = field.split(['.', '[']).next().unwrap_or_default();
+            Mismatch {
+                field: format!("ObjectMeta.{top}"),
+                ..mismatch
+            }
+        })?;
+    }
     structural(root, value, "", true, &mut unknown);
-    unknown
+    Ok(unknown)
+}
+
+/// Removes nulls of fields that are not nullable and have no default, as on every request.
+pub fn nulls(node: Node<'_>, value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|name, item| {
+                let child = node.field(name);
+                !(item.is_null()
+                    && child.is_some_and(|c| !c.flag("nullable") && c.get("default").is_none()))
+            });
+            for (name, item) in map.iter_mut() {
+                if let Some(child) = node.field(name) {
+                    nulls(child, item);
+                }
+            }
+        }
+        Value::Array(list) => {
+            if let Some(items) = node.items() {
+                list.iter_mut().for_each(|item| nulls(items, item));
+            }
+        }
+        _ => {}
+    }
 }
 
 fn structural(
@@ -39,7 +76,9 @@ fn structural(
             for name in names {
                 let below = join(path, &name);
                 // The metadata of whole objects is Kubernetes' own and pruned by its own shape.
-                if whole && matches!(name.as_str(), "apiVersion" | "kind") {
+                if whole && matches!(name.as_str(), "apiVersion" | "kind")
+                    || top && name == "metadata"
+                {
                     continue;
                 }
                 if let Some(child) = node.field(&name) {
@@ -131,7 +170,8 @@ fn typed(
                     _ => false,
                 };
                 // Fields with a schema default of their own are written by Go even when empty.
-                if empty && child.get("default").is_none() {
+                // An empty list of managed fields is an order to forget them.
+                if empty && name != "managedFields" && child.get("default").is_none() {
                     map.remove(&name);
                 }
             }
@@ -198,6 +238,7 @@ mod tests {
         let mut value = json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "n", "bad": 1}, "top": 1,
             "spec": {"a": "x", "b": 1, "free": {"z": 1}, "list": [{"k": "1", "q": 2}], "any": {"m": "n"}}});
         let unknown: Vec<String> = custom(schema.root(), &mut value)
+            .unwrap()
             .into_iter()
             .map(|u| u.0)
             .collect();

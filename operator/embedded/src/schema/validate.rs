@@ -53,13 +53,7 @@ fn walk(node: Node<'_>, value: &Value, path: &str, causes: &mut Vec<Cause>) {
     if value.is_null() && node.flag("nullable") {
         return;
     }
-    let shown = || {
-        if path.is_empty() {
-            "<nil>".to_owned()
-        } else {
-            path.to_owned()
-        }
-    };
+    let shown = || path;
     if node.flag("x-kubernetes-int-or-string") {
         if !(value.is_i64() || value.is_u64() || value.is_string()) {
             let name = type_name(value);
@@ -272,6 +266,41 @@ fn array(node: Node<'_>, list: &[Value], path: &str, causes: &mut Vec<Cause>) {
             walk(items, item, &format!("{path}[{index}]"), causes);
         }
     }
+}
+
+/// Items that appear twice in sets and map lists.
+#[must_use]
+pub fn keys(node: Node<'_>, value: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    repeated(node, value, "", &mut causes);
+    causes
+}
+
+fn repeated(node: Node<'_>, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+    match value {
+        Value::Object(map) => {
+            for (name, item) in map {
+                if let Some(child) = node
+                    .field(name)
+                    .filter(|_| !(path.is_empty() && name == "metadata"))
+                {
+                    repeated(child, item, &join(path, name), causes);
+                }
+            }
+        }
+        Value::Array(list) => {
+            if let Some(items) = node.items() {
+                for (index, item) in list.iter().enumerate() {
+                    repeated(items, item, &format!("{path}[{index}]"), causes);
+                }
+            }
+            same_keys(node, list, path, causes);
+        }
+        _ => {}
+    }
+}
+
+fn same_keys(node: Node<'_>, list: &[Value], path: &str, causes: &mut Vec<Cause>) {
     let identity: Box<dyn Fn(&Value) -> Value> = match node.shape() {
         super::Shape::Set => Box::new(Value::clone),
         super::Shape::MapList(keys) => {

@@ -35,17 +35,11 @@ pub fn defaults(resource: &Resource, value: &mut Value) {
     match resource.table.as_str() {
         "pods" => {
             let spec = spec(value);
-            default(spec, "serviceAccountName", "default");
             pod(spec);
             default(spec, "enableServiceLinks", true);
-            default(spec, "preemptionPolicy", "PreemptLowerPriority");
-            default(spec, "priority", 0);
-            let toleration = |key: &str| json!({"effect": "NoExecute", "key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "tolerationSeconds": 300});
-            default(
-                spec,
-                "tolerations",
-                json!([toleration("not-ready"), toleration("unreachable")]),
-            );
+            for field in ["containers", "initContainers"] {
+                each(spec, field).for_each(requests);
+            }
         }
         "deployments.apps" => {
             let spec = spec(value);
@@ -66,7 +60,13 @@ pub fn defaults(resource: &Resource, value: &mut Value) {
             default(spec, "replicas", 1);
             template(spec);
         }
-        "jobs.batch" => job(spec(value)),
+        "jobs.batch" => {
+            job(spec(value));
+            let labels = object::at(value, &["spec", "template", "metadata", "labels"]).cloned();
+            if let Some(labels) = labels {
+                default(object::metadata(value), "labels", labels);
+            }
+        }
         "services" => service(spec(value)),
         "secrets" => {
             let map = object::map(value);
@@ -187,6 +187,20 @@ fn pod(spec: &mut Map<String, Value>) {
     }
 }
 
+/// A limit without a request is the request too, in pods (not in templates).
+fn requests(container: &mut Map<String, Value>) {
+    if let Some(Value::Object(limits)) = container
+        .get("resources")
+        .and_then(|r| r.get("limits"))
+        .cloned()
+    {
+        let requests = child(child(container, "resources"), "requests");
+        for (name, quantity) in limits {
+            default(requests, &name, quantity);
+        }
+    }
+}
+
 fn container(container: &mut Map<String, Value>) {
     child(container, "resources");
     default(container, "terminationMessagePath", "/dev/termination-log");
@@ -213,17 +227,6 @@ fn container(container: &mut Map<String, Value>) {
             default(object::map(field), "apiVersion", "v1");
         }
     }
-    // A limit without a request is the request too.
-    if let Some(Value::Object(limits)) = container
-        .get("resources")
-        .and_then(|r| r.get("limits"))
-        .cloned()
-    {
-        let requests = child(child(container, "resources"), "requests");
-        for (name, quantity) in limits {
-            default(requests, &name, quantity);
-        }
-    }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(probe) = container.get_mut(probe).map(object::map) else {
             continue;
@@ -236,6 +239,45 @@ fn container(container: &mut Map<String, Value>) {
             let http = object::map(http);
             default(http, "scheme", "HTTP");
             default(http, "path", "/");
+        }
+    }
+}
+
+/// What admission gives a pod: its account, priority and tolerations of lost nodes.
+pub fn admit_pod(value: &mut Value) {
+    let spec = spec(value);
+    default(spec, "serviceAccountName", "default");
+    default(spec, "preemptionPolicy", "PreemptLowerPriority");
+    default(spec, "priority", 0);
+    let toleration = |key: &str| json!({"effect": "NoExecute", "key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "tolerationSeconds": 300});
+    default(
+        spec,
+        "tolerations",
+        json!([toleration("not-ready"), toleration("unreachable")]),
+    );
+}
+
+/// Times that Go writes as null when conditions lack them, and a pod's list of addresses.
+pub fn condition_times(resource: &Resource, value: &mut Value) {
+    let times: &[&str] = match resource.table.as_str() {
+        "deployments.apps" => &["lastUpdateTime", "lastTransitionTime"],
+        "replicasets.apps" => &["lastTransitionTime"],
+        "pods" | "jobs.batch" => &["lastProbeTime", "lastTransitionTime"],
+        "nodes" => &["lastHeartbeatTime", "lastTransitionTime"],
+        _ => return,
+    };
+    if let Some(status) = value.get_mut("status") {
+        let address = status
+            .get("podIP")
+            .cloned()
+            .filter(|_| resource.table == "pods");
+        if let Some(address) = address {
+            default(object::map(status), "podIPs", json!([{ "ip": address }]));
+        }
+        for condition in each(object::map(status), "conditions") {
+            times
+                .iter()
+                .for_each(|time| default(condition, time, Value::Null));
         }
     }
 }
