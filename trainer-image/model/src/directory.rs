@@ -141,11 +141,12 @@ impl Directory {
         })?;
         let mut tensors = BTreeMap::new();
         for parameter in model.weights() {
-            if !model.config().bias && model.config().family == crate::Family::Gpt2 {
-                if let Some((name, width)) = zero_biases(&parameter.name, &parameter.tensor) {
-                    let zeros = Tensor::zeros([width], (parameter.tensor.kind(), Device::Cpu));
-                    tensors.insert(name, zeros);
-                }
+            if !model.config().bias
+                && model.config().family == crate::Family::Gpt2
+                && let Some((name, width)) = zero_biases(&parameter.name, &parameter.tensor)
+            {
+                let zeros = Tensor::zeros([width], (parameter.tensor.kind(), Device::Cpu));
+                tensors.insert(name, zeros);
             }
             tensors.insert(parameter.name, parameter.tensor);
         }

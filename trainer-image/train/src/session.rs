@@ -117,7 +117,10 @@ fn validate(settings: &Settings) -> Result<(), Error> {
     if settings.steps == 0 {
         return refuse("steps", "is 0; train for at least one step");
     }
-    if batch.sequences == 0 || batch.micro_batch == 0 || batch.sequences % batch.micro_batch != 0 {
+    if batch.sequences == 0
+        || batch.micro_batch == 0
+        || !batch.sequences.is_multiple_of(batch.micro_batch)
+    {
         return refuse(
             "batch",
             "needs at least one sequence, and a micro-batch that divides the sequences",
@@ -143,7 +146,8 @@ fn validate(settings: &Settings) -> Result<(), Error> {
     if ![optimizer.beta1, optimizer.beta2]
         .iter()
         .all(|beta| (0.0..1.0).contains(beta))
-        || !(optimizer.epsilon > 0.0)
+        || optimizer.epsilon.is_nan()
+        || optimizer.epsilon <= 0.0
     {
         return refuse(
             "optimizer",

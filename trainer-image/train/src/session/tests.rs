@@ -315,7 +315,8 @@ fn a_checkpoint_that_cannot_be_kept_stops_the_run() {
 #[test]
 fn impossible_settings_name_their_field() {
     let root = tempfile::tempdir().unwrap();
-    let cases: [(&str, fn(&mut Settings)); 5] = [
+    type Spoil = fn(&mut Settings);
+    let cases: [(&str, Spoil); 5] = [
         ("steps", |settings| settings.steps = 0),
         ("batch", |settings| settings.batch.micro_batch = 4),
         ("threads", |settings| settings.threads = 0),
