@@ -1,5 +1,6 @@
 //! Owns the kind Deployment as the runtime drives it; the decisions lie in its steps.
 
+mod candidate;
 mod gate;
 mod observe;
 mod plan;

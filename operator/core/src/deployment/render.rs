@@ -292,3 +292,26 @@ pub(super) fn apply<R: kube::Resource>(mut object: Value, live: Option<&R>) -> O
         manager: label::manager(ModelDeployment::KIND),
     })
 }
+
+/// As [`apply`], but only onto the very version that was observed, or as a creation: a plan from an old snapshot must
+/// not bring back an old division of traffic.
+pub(super) fn fenced<R: kube::Resource>(object: Value, live: Option<&R>) -> Option<Action> {
+    let action = apply(object, live)?;
+    let Action::Apply {
+        mut object,
+        manager,
+    } = action
+    else {
+        return Some(action);
+    };
+    let Some(live) = live else {
+        return Some(Action::Create { object });
+    };
+    let version = live.meta().resource_version.clone().unwrap_or_default();
+    put(
+        object.get_mut("metadata")?,
+        "resourceVersion",
+        json!(version),
+    );
+    Some(Action::Apply { object, manager })
+}
