@@ -402,3 +402,57 @@ fn terminal_end(pod: &Pod) -> Option<String> {
         terminal.then(|| sentence(end))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(requests: u64, errors: u64, p99: Option<f64>) -> BackendStatus {
+        BackendStatus {
+            name: "r".into(),
+            digest: "d".into(),
+            requests,
+            errors,
+            in_flight: 0,
+            ttft_p50_ms: None,
+            ttft_p99_ms: p99,
+            tokens_per_second: None,
+        }
+    }
+
+    #[test]
+    fn a_limit_counts_from_the_beginning_of_the_rollout_and_from_enough_requests() {
+        let abort = Abort {
+            error_rate: Some(0.1),
+            p99_time_to_first_token_ms: Some(500),
+            min_requests: 20,
+        };
+        assert_eq!(
+            breach(&abort, &found(19, 19, Some(900.0)), (0, 0)),
+            None,
+            "too few to judge"
+        );
+        assert_eq!(
+            breach(&abort, &found(100, 10, None), (0, 0)),
+            None,
+            "the limit itself is allowed"
+        );
+        assert!(breach(&abort, &found(100, 11, None), (0, 0)).is_some());
+        assert_eq!(
+            breach(&abort, &found(150, 55, None), (100, 50)),
+            None,
+            "what was before does not count"
+        );
+        assert!(breach(&abort, &found(150, 56, None), (100, 50)).is_some());
+        assert!(
+            breach(&abort, &found(30, 9, None), (100, 50)).is_some(),
+            "the router restarted and counts anew"
+        );
+        assert!(breach(&abort, &found(30, 0, Some(501.0)), (0, 0)).is_some());
+        assert_eq!(
+            breach(&abort, &found(30, 0, None), (0, 0)),
+            None,
+            "no measurement, no breach"
+        );
+    }
+}

@@ -20,9 +20,11 @@ pub(super) fn status(object: &PretrainJob, common: CommonStatus, news: News<'_>)
             .statistics
             .get("parameters")
             .and_then(Value::as_i64);
+        let tokens = artefact.statistics.get("tokens").and_then(Value::as_f64);
         new.model = parameters.map(|parameters| ModelSize {
             parameters,
-            estimated_flops: None,
+            // Kaplan et al. 2020: six operations per parameter and token, forward and backward.
+            estimated_flops: tokens.map(|tokens| 6.0 * parameters as f64 * tokens),
             actual_flops: artefact.statistics.get("flops").and_then(Value::as_f64),
         });
         new.losses = losses(artefact);

@@ -465,11 +465,8 @@ impl<'a, K: RunKind> Stage<'a, K> {
             .as_ref()
             .filter(|_| self.same_run)
             .map(|time| time.0);
-        Some(
-            told.or_else(|| self.begun())?
-                .as_second()
-                .saturating_add(seconds),
-        )
+        let start = told.or_else(|| self.begun()).unwrap_or(self.observed.now);
+        Some(start.as_second().saturating_add(seconds))
     }
 
     fn is_overdue(&self) -> bool {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bessemer_api::{Dataset, Evaluation, FineTune, Kind as KindName, ModelDeployment, PretrainJob};
 use bessemer_core::{
-    Action, Answer, Artefact, Children, Completion, Event, Facts, Key, Kind, ObjectRef, Peer, Plan, Query, Received,
-    Settings, StoreOperation, World, observe,
+    Action, Answer, Artefact, Children, Completion, Event, Facts, Key, Kind, ObjectRef, Peer, Plan,
+    Query, Received, Settings, StoreOperation, World, observe,
 };
 use bessemer_protocol::Storage;
 use bessemer_protocol::route::{BackendStatus, RouteConfig, RouteStatus};
@@ -22,11 +22,26 @@ pub const NAMESPACE: &str = "default";
 macro_rules! typed {
     ($key:expr, $value:expr, $object:ident => $body:expr) => {
         match $key.kind {
-            KindName::Dataset => { let $object: Dataset = read($value); $body }
-            KindName::PretrainJob => { let $object: PretrainJob = read($value); $body }
-            KindName::FineTune => { let $object: FineTune = read($value); $body }
-            KindName::Evaluation => { let $object: Evaluation = read($value); $body }
-            KindName::Deployment => { let $object: ModelDeployment = read($value); $body }
+            KindName::Dataset => {
+                let $object: Dataset = read($value);
+                $body
+            }
+            KindName::PretrainJob => {
+                let $object: PretrainJob = read($value);
+                $body
+            }
+            KindName::FineTune => {
+                let $object: FineTune = read($value);
+                $body
+            }
+            KindName::Evaluation => {
+                let $object: Evaluation = read($value);
+                $body
+            }
+            KindName::Deployment => {
+                let $object: ModelDeployment = read($value);
+                $body
+            }
         }
     };
 }
@@ -36,7 +51,11 @@ pub fn read<T: DeserializeOwned>(value: &Value) -> T {
 }
 
 pub fn key(kind: KindName, name: &str) -> Key {
-    Key { kind, namespace: NAMESPACE.into(), name: name.into() }
+    Key {
+        kind,
+        namespace: NAMESPACE.into(),
+        name: name.into(),
+    }
 }
 
 /// How a worker ends.
@@ -84,15 +103,29 @@ impl World for Cluster {
     fn children(&self, uid: &str) -> Children {
         fn of<T: DeserializeOwned>(cluster: &Cluster, kind: &str, uid: &str) -> Vec<T> {
             let all = cluster.children.iter().filter(|((k, _), _)| k == kind);
-            all.filter(|(_, value)| owner(value) == uid).map(|(_, value)| read(value)).collect()
+            all.filter(|(_, value)| owner(value) == uid)
+                .map(|(_, value)| read(value))
+                .collect()
         }
-        let name = self.objects.values().find(|v| v["metadata"]["uid"] == uid).map(|v| v["metadata"]["name"].clone());
-        let kind = self.objects.iter().find(|(_, v)| v["metadata"]["uid"] == uid).map(|(k, _)| k.kind.name());
+        let name = self
+            .objects
+            .values()
+            .find(|v| v["metadata"]["uid"] == uid)
+            .map(|v| v["metadata"]["name"].clone());
+        let kind = self
+            .objects
+            .iter()
+            .find(|(_, v)| v["metadata"]["uid"] == uid)
+            .map(|(k, _)| k.kind.name());
         let labelled = |value: &Value| {
             let labels = &value["metadata"]["labels"];
-            Some(labels["bessemer.dev/name"].clone()) == name && labels["bessemer.dev/kind"].as_str() == kind
+            Some(labels["bessemer.dev/name"].clone()) == name
+                && labels["bessemer.dev/kind"].as_str() == kind
         };
-        let pods = self.children.iter().filter(|((k, _), value)| k == "Pod" && labelled(value));
+        let pods = self
+            .children
+            .iter()
+            .filter(|((k, _), value)| k == "Pod" && labelled(value));
         Children {
             jobs: of(self, "Job", uid),
             pods: pods.map(|(_, value)| read(value)).collect(),
@@ -104,13 +137,19 @@ impl World for Cluster {
 }
 
 pub fn owner(value: &Value) -> &str {
-    value["metadata"]["ownerReferences"][0]["uid"].as_str().unwrap_or_default()
+    value["metadata"]["ownerReferences"][0]["uid"]
+        .as_str()
+        .unwrap_or_default()
 }
 
 impl Cluster {
     pub fn new() -> Self {
-        let storage =
-            Storage { endpoint: None, region: "us-east-1".into(), bucket: "models".into(), prefix: "root".into() };
+        let storage = Storage {
+            endpoint: None,
+            region: "us-east-1".into(),
+            bucket: "models".into(),
+            prefix: "root".into(),
+        };
         let mut settings = Settings::new(storage, "bessemer/worker:1");
         settings.local = true;
         settings.progress_url = Some("http://operator:8080".into());
@@ -190,8 +229,12 @@ impl Cluster {
 
     pub fn delete(&mut self, key: &Key) {
         let (version, time) = (self.tick(), self.time().to_string());
-        let Some(object) = self.objects.get_mut(key) else { return };
-        let finalizers = object["metadata"]["finalizers"].as_array().map_or(0, Vec::len);
+        let Some(object) = self.objects.get_mut(key) else {
+            return;
+        };
+        let finalizers = object["metadata"]["finalizers"]
+            .as_array()
+            .map_or(0, Vec::len);
         if finalizers == 0 {
             self.objects.remove(key);
         } else if object["metadata"]["deletionTimestamp"].is_null() {
@@ -203,7 +246,10 @@ impl Cluster {
     /// The plan for an object once all its questions are answered; the same snapshot must give the same bytes.
     pub fn think(&self, key: &Key) -> Option<Plan> {
         let value = self.objects.get(key)?;
-        let mut facts = Facts { progress: self.progress.get(key).cloned(), ..Facts::default() };
+        let mut facts = Facts {
+            progress: self.progress.get(key).cloned(),
+            ..Facts::default()
+        };
         for _ in 0..8 {
             let plan = typed!(key, value, object => {
                 let observed = observe(&object, self, facts.clone(), self.time());
@@ -216,10 +262,16 @@ impl Cluster {
             if plan.queries.is_empty() {
                 return Some(plan);
             }
-            assert!(plan.actions.is_empty() && plan.status.is_none(), "a plan that asks does nothing else");
+            assert!(
+                plan.actions.is_empty() && plan.status.is_none(),
+                "a plan that asks does nothing else"
+            );
             for query in plan.queries {
                 let answer = self.answer(&query);
-                assert!(facts.answers.insert(query, answer).is_none(), "nothing is asked twice");
+                assert!(
+                    facts.answers.insert(query, answer).is_none(),
+                    "nothing is asked twice"
+                );
             }
         }
         panic!("{key}: questions without end");
@@ -227,17 +279,32 @@ impl Cluster {
 
     /// Carries out the first `limit` actions of a plan, and publishes if it came to the end.
     pub fn execute(&mut self, key: &Key, plan: &Plan, limit: usize) -> bool {
-        let Some(uid) = self.objects.get(key).map(|o| o["metadata"]["uid"].as_str().unwrap().to_owned()) else {
+        let Some(uid) = self.uid(key) else {
             return false;
         };
+        self.execute_as(key, &uid, plan, limit)
+    }
+
+    /// UID of a living object.
+    pub fn uid(&self, key: &Key) -> Option<String> {
+        Some(
+            self.objects.get(key)?["metadata"]["uid"]
+                .as_str()?
+                .to_owned(),
+        )
+    }
+
+    /// Carries out a plan that was made for the object with this UID, which may be gone since.
+    pub fn execute_as(&mut self, key: &Key, uid: &str, plan: &Plan, limit: usize) -> bool {
         for (index, action) in plan.actions.iter().enumerate() {
-            if index >= limit || self.act(action, &uid).is_err() {
+            if index >= limit || self.act(action, uid).is_err() {
                 return false;
             }
         }
         if plan.actions.len() < limit {
-            self.publish(key, &uid, plan);
-            self.events.extend(plan.events.iter().map(|event| (key.clone(), event.clone())));
+            self.publish(key, uid, plan);
+            self.events
+                .extend(plan.events.iter().map(|event| (key.clone(), event.clone())));
             return true;
         }
         false
@@ -245,13 +312,18 @@ impl Cluster {
 
     fn publish(&mut self, key: &Key, uid: &str, plan: &Plan) {
         let Some(status) = &plan.status else { return };
-        let Some(object) = self.objects.get(key) else { return };
+        let Some(object) = self.objects.get(key) else {
+            return;
+        };
         if object["metadata"]["uid"] != uid || object["status"] == *status {
             return;
         }
         let before = object["status"]["observedGeneration"].as_i64().unwrap_or(0);
         let after = status["observedGeneration"].as_i64().unwrap_or(0);
-        assert!(before <= after, "P7: observedGeneration never falls ({key})");
+        assert!(
+            before <= after,
+            "P7: observedGeneration never falls ({key})"
+        );
         let version = self.tick();
         let object = self.objects.get_mut(key).unwrap();
         let old = object["status"].clone();
@@ -278,12 +350,16 @@ impl Cluster {
                     all.push(finalizer.clone());
                 }
             }),
-            Action::RemoveFinalizer { object, finalizer } => self.finalize(object, |all| all.retain(|f| f != finalizer)),
+            Action::RemoveFinalizer { object, finalizer } => {
+                self.finalize(object, |all| all.retain(|f| f != finalizer))
+            }
             Action::Create { object } => self.create(object, uid),
             Action::Apply { object, .. } => self.server_side_apply(object, uid),
             Action::Delete { object, .. } => {
                 let at = (object.kind.clone(), object.name.clone());
-                let Some(live) = self.children.get(&at) else { return Ok(()) };
+                let Some(live) = self.children.get(&at) else {
+                    return Ok(());
+                };
                 if object.uid.as_deref() != live["metadata"]["uid"].as_str() {
                     return Ok(());
                 }
@@ -294,24 +370,45 @@ impl Cluster {
             }
             Action::Suspend { job } => self.hold(job, true, uid),
             Action::Resume { job } => self.hold(job, false, uid),
-            Action::External { operation: StoreOperation::DeleteArtifacts { owner, path, keep } } => {
-                let live = self.objects.values().find(|o| o["metadata"]["uid"].as_str() == owner.uid.as_deref());
+            Action::External {
+                operation: StoreOperation::DeleteArtifacts { owner, path, keep },
+            } => {
+                let live = self
+                    .objects
+                    .values()
+                    .find(|o| o["metadata"]["uid"].as_str() == owner.uid.as_deref());
                 if live.is_some_and(|o| !o["metadata"]["deletionTimestamp"].is_null()) {
-                    self.store.retain(|(key, _), artefact| key.path() != *path || keep.contains(&artefact.digest));
+                    self.store.retain(|(key, _), artefact| {
+                        key.path() != *path || keep.contains(&artefact.digest)
+                    });
                 }
                 Ok(())
             }
         }
     }
 
-    fn finalize(&mut self, at: &ObjectRef, change: impl Fn(&mut Vec<String>)) -> Result<(), String> {
-        let found = self.objects.iter().find(|(_, o)| o["metadata"]["uid"].as_str() == at.uid.as_deref());
-        let Some(key) = found.map(|(key, _)| key.clone()) else { return Ok(()) };
+    fn finalize(
+        &mut self,
+        at: &ObjectRef,
+        change: impl Fn(&mut Vec<String>),
+    ) -> Result<(), String> {
+        let found = self
+            .objects
+            .iter()
+            .find(|(_, o)| o["metadata"]["uid"].as_str() == at.uid.as_deref());
+        let Some(key) = found.map(|(key, _)| key.clone()) else {
+            return Ok(());
+        };
         let object = self.objects.get_mut(&key).unwrap();
         if object["metadata"]["resourceVersion"].as_str() != at.resource_version.as_deref() {
             return Err("Conflict".into());
         }
-        let mut all: Vec<String> = read(&json!(object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default()));
+        let mut all: Vec<String> = read(&json!(
+            object["metadata"]["finalizers"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default()
+        ));
         change(&mut all);
         let gone = all.is_empty() && !object["metadata"]["deletionTimestamp"].is_null();
         object["metadata"]["finalizers"] = json!(all);
@@ -325,10 +422,17 @@ impl Cluster {
 
     fn create(&mut self, object: &Value, uid: &str) -> Result<(), String> {
         assert_eq!(owner(object), uid, "P5: what is made belongs to the object");
-        let at = (object["kind"].as_str().unwrap().to_owned(), object["metadata"]["name"].as_str().unwrap().to_owned());
+        let at = (
+            object["kind"].as_str().unwrap().to_owned(),
+            object["metadata"]["name"].as_str().unwrap().to_owned(),
+        );
         assert!(at.1.len() <= 63, "{} is too long a name", at.1);
         if let Some(live) = self.children.get(&at) {
-            return if owner(live) == uid { Ok(()) } else { Err("NameTaken".into()) };
+            return if owner(live) == uid {
+                Ok(())
+            } else {
+                Err("NameTaken".into())
+            };
         }
         let mut object = object.clone();
         self.insert(&mut object);
@@ -348,8 +452,15 @@ impl Cluster {
     }
 
     fn server_side_apply(&mut self, object: &Value, uid: &str) -> Result<(), String> {
-        assert_eq!(owner(object), uid, "P5: what is applied belongs to the object");
-        let at = (object["kind"].as_str().unwrap().to_owned(), object["metadata"]["name"].as_str().unwrap().to_owned());
+        assert_eq!(
+            owner(object),
+            uid,
+            "P5: what is applied belongs to the object"
+        );
+        let at = (
+            object["kind"].as_str().unwrap().to_owned(),
+            object["metadata"]["name"].as_str().unwrap().to_owned(),
+        );
         let Some(live) = self.children.get(&at).cloned() else {
             if !object["metadata"]["uid"].is_null() {
                 return Err("Conflict".into());
@@ -366,7 +477,12 @@ impl Cluster {
             return Err("NameTaken".into());
         }
         let mut new = object.clone();
-        for field in ["uid", "creationTimestamp", "generation", "deletionTimestamp"] {
+        for field in [
+            "uid",
+            "creationTimestamp",
+            "generation",
+            "deletionTimestamp",
+        ] {
             if !live["metadata"][field].is_null() {
                 new["metadata"][field] = live["metadata"][field].clone();
             }
@@ -376,7 +492,8 @@ impl Cluster {
             new["spec"]["clusterIP"] = live["spec"]["clusterIP"].clone();
         }
         if new["spec"] != live["spec"] {
-            new["metadata"]["generation"] = json!(live["metadata"]["generation"].as_i64().unwrap_or(1) + 1);
+            new["metadata"]["generation"] =
+                json!(live["metadata"]["generation"].as_i64().unwrap_or(1) + 1);
         }
         new["metadata"]["resourceVersion"] = json!(self.tick());
         self.children.insert(at, new);
@@ -386,7 +503,9 @@ impl Cluster {
     fn hold(&mut self, job: &ObjectRef, suspend: bool, uid: &str) -> Result<(), String> {
         let at = ("Job".to_owned(), job.name.clone());
         let version = self.tick();
-        let Some(live) = self.children.get_mut(&at) else { return Err("NotFound".into()) };
+        let Some(live) = self.children.get_mut(&at) else {
+            return Err("NotFound".into());
+        };
         let same = live["metadata"]["uid"].as_str() == job.uid.as_deref()
             && live["metadata"]["resourceVersion"].as_str() == job.resource_version.as_deref();
         if !same {
@@ -404,28 +523,47 @@ impl Cluster {
             return Answer::Unavailable("the object store does not answer".into());
         }
         match query {
-            Query::Run { object, run_key } => Answer::Run(self.store.get(&(object.clone(), run_key.clone())).cloned()),
-            Query::Manifest { uri } => Answer::Run(self.store.values().find(|artefact| artefact.uri == *uri).cloned()),
+            Query::Run { object, run_key } => {
+                Answer::Run(self.store.get(&(object.clone(), run_key.clone())).cloned())
+            }
+            Query::Manifest { uri } => Answer::Run(
+                self.store
+                    .values()
+                    .find(|artefact| artefact.uri == *uri)
+                    .cloned(),
+            ),
             Query::Checkpoint { .. } => Answer::Checkpoint(None),
             Query::DigestsInUse { object } => {
                 let others = self.objects.keys().filter(|key| *key != object);
-                Answer::DigestsInUse(others.filter_map(|key| self.peer(key)).flat_map(|p| p.digests()).collect())
+                Answer::DigestsInUse(
+                    others
+                        .filter_map(|key| self.peer(key))
+                        .flat_map(|p| p.digests())
+                        .collect(),
+                )
             }
             Query::Completion { url, .. } => {
                 let digest = self.digest_at(url).unwrap_or_default();
                 let mute = self.mute.contains(&digest);
                 let status = if mute { 500 } else { 200 };
-                Answer::Completion(Completion { status, digest: Some(digest), complete: !mute, message: String::new() })
+                Answer::Completion(Completion {
+                    status,
+                    digest: Some(digest),
+                    complete: !mute,
+                    message: String::new(),
+                })
             }
             Query::Route { url } => {
                 let router = self.children.values().find(|v| {
-                    v["kind"] == "Service" && url.contains(v["spec"]["clusterIP"].as_str().unwrap_or("?"))
+                    v["kind"] == "Service"
+                        && url.contains(v["spec"]["clusterIP"].as_str().unwrap_or("?"))
                 });
                 let Some(name) = router.and_then(|v| v["metadata"]["name"].as_str()) else {
                     return Answer::Unavailable("no router".into());
                 };
                 let map = &self.children[&("ConfigMap".to_owned(), name.to_owned())];
-                let config: RouteConfig = serde_json::from_str(map["data"]["route.json"].as_str().unwrap()).unwrap();
+                let config: RouteConfig =
+                    serde_json::from_str(map["data"]["route.json"].as_str().unwrap()).unwrap();
                 Answer::Route(self.route_status(&config))
             }
         }
@@ -433,7 +571,11 @@ impl Cluster {
 
     fn route_status(&self, config: &RouteConfig) -> RouteStatus {
         let backends = config.backends.iter().map(|backend| {
-            let (requests, errors, in_flight, p99) = self.counters.get(&backend.digest).copied().unwrap_or_default();
+            let (requests, errors, in_flight, p99) = self
+                .counters
+                .get(&backend.digest)
+                .copied()
+                .unwrap_or_default();
             BackendStatus {
                 name: backend.name.clone(),
                 digest: backend.digest.clone(),
@@ -445,16 +587,27 @@ impl Cluster {
                 tokens_per_second: None,
             }
         });
-        RouteStatus { revision: config.revision.clone(), backends: backends.collect() }
+        RouteStatus {
+            revision: config.revision.clone(),
+            backends: backends.collect(),
+        }
     }
 
     fn digest_at(&self, url: &str) -> Option<String> {
         let service = self.children.values().find(|v| {
-            v["kind"] == "Service" && url.contains(&format!("//{}:", v["spec"]["clusterIP"].as_str().unwrap_or("?")))
+            v["kind"] == "Service"
+                && url.contains(&format!(
+                    "//{}:",
+                    v["spec"]["clusterIP"].as_str().unwrap_or("?")
+                ))
         })?;
         let name = service["metadata"]["name"].as_str()?.to_owned();
         let servers = self.children.get(&("Deployment".to_owned(), name))?;
-        Some(servers["metadata"]["annotations"]["bessemer.dev/digest"].as_str()?.to_owned())
+        Some(
+            servers["metadata"]["annotations"]["bessemer.dev/digest"]
+                .as_str()?
+                .to_owned(),
+        )
     }
 
     /// All objects and all actors until nothing changes any more. Panics when that never happens.
@@ -481,7 +634,9 @@ impl Cluster {
     }
 
     pub fn condition(&self, key: &Key, kind: &str) -> Option<(String, String, String)> {
-        let conditions = self.objects.get(key)?["status"]["conditions"].as_array()?.clone();
+        let conditions = self.objects.get(key)?["status"]["conditions"]
+            .as_array()?
+            .clone();
         let found = conditions.into_iter().find(|c| c["type"] == kind)?;
         let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
         Some((text("status"), text("reason"), text("message")))
@@ -489,14 +644,22 @@ impl Cluster {
 
     /// Reason of the Ready condition.
     pub fn reason(&self, key: &Key) -> String {
-        self.condition(key, "Ready").map(|(_, reason, _)| reason).unwrap_or_default()
+        self.condition(key, "Ready")
+            .map(|(_, reason, _)| reason)
+            .unwrap_or_default()
     }
 
     pub fn message(&self, key: &Key) -> String {
-        self.condition(key, "Ready").map(|(_, _, message)| message).unwrap_or_default()
+        self.condition(key, "Ready")
+            .map(|(_, _, message)| message)
+            .unwrap_or_default()
     }
 
     pub fn of_kind(&self, kind: &str) -> Vec<&Value> {
-        self.children.iter().filter(|((k, _), _)| k == kind).map(|(_, v)| v).collect()
+        self.children
+            .iter()
+            .filter(|((k, _), _)| k == kind)
+            .map(|(_, v)| v)
+            .collect()
     }
 }

@@ -1,1 +1,398 @@
+//! Promotion: gates, candidates, canary steps, abort, drain, rollback.
 
+use bessemer_core::Key;
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::fixture::{Chain, chain};
+use crate::kstatus::{Verdict, verdict};
+
+fn serving() -> (Cluster, Chain) {
+    let mut cluster = Cluster::new();
+    let chain = chain(&mut cluster);
+    cluster.settle();
+    assert_eq!(cluster.reason(&chain.served), "Serving");
+    (cluster, chain)
+}
+
+fn digest(cluster: &Cluster, key: &Key) -> String {
+    cluster.objects[key]["status"]["artifact"]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+fn traffic(cluster: &Cluster, key: &Key) -> Vec<(String, i64)> {
+    let all = cluster.objects[key]["status"]["traffic"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    all.iter()
+        .map(|t| {
+            (
+                t["digest"].as_str().unwrap().to_owned(),
+                t["percent"].as_i64().unwrap(),
+            )
+        })
+        .collect()
+}
+
+/// What the router is told: (digest, weight) of each backend.
+fn routed(cluster: &Cluster) -> Vec<(String, i64)> {
+    let all = cluster.of_kind("ConfigMap");
+    let Some(map) = all.iter().find(|map| {
+        map["metadata"]["name"]
+            .as_str()
+            .unwrap()
+            .ends_with("-router")
+    }) else {
+        return Vec::new();
+    };
+    let config: Value = serde_json::from_str(map["data"]["route.json"].as_str().unwrap()).unwrap();
+    let backends = config["backends"].as_array().unwrap();
+    backends
+        .iter()
+        .map(|b| {
+            (
+                b["digest"].as_str().unwrap().to_owned(),
+                b["weight"].as_i64().unwrap(),
+            )
+        })
+        .collect()
+}
+
+/// A new version of the tuned model; returns (old, new) digests.
+fn retune(cluster: &mut Cluster, chain: &Chain) -> (String, String) {
+    let old = digest(cluster, &chain.chat);
+    cluster.edit(&chain.chat, |spec| spec["training"]["seed"] = json!(9));
+    for _ in 0..20 {
+        for key in [&chain.chat, &chain.score] {
+            cluster.reconcile(key);
+        }
+        cluster.step();
+    }
+    let new = digest(cluster, &chain.chat);
+    assert_ne!(old, new);
+    (old, new)
+}
+
+#[test]
+fn a_new_model_replaces_the_old_one_and_clears_it_away() {
+    let (mut cluster, chain) = serving();
+    let (old, new) = retune(&mut cluster, &chain);
+    assert_eq!(routed(&cluster), [(old.clone(), 100)]);
+    let mut seen = Vec::new();
+    for _ in 0..12 {
+        cluster.reconcile(&chain.served);
+        seen.push(routed(&cluster));
+        let whole: i64 = routed(&cluster).iter().map(|(_, weight)| weight).sum();
+        assert_eq!(whole, 100, "no request is ever without a backend");
+        cluster.step();
+        cluster.now += 1;
+    }
+    assert!(
+        seen.contains(&vec![(old.clone(), 0), (new.clone(), 100)]),
+        "the old one drains: {seen:?}"
+    );
+    assert_eq!(routed(&cluster), [(new.clone(), 100)]);
+    cluster.settle();
+    let status = &cluster.objects[&chain.served]["status"];
+    assert_eq!(traffic(&cluster, &chain.served), [(new.clone(), 100)]);
+    assert_eq!(status["trafficSummary"], format!("100% {}", &new[..8]));
+    assert!(
+        status["previousRevision"].is_string()
+            && status["url"].as_str().unwrap().starts_with("http://")
+    );
+    let names: Vec<_> = cluster
+        .of_kind("Deployment")
+        .iter()
+        .map(|d| d["metadata"]["name"].clone())
+        .collect();
+    assert_eq!(names.len(), 2, "router and one revision: {names:?}");
+}
+
+#[test]
+fn a_busy_revision_is_not_taken_away_before_its_answers_are_finished() {
+    let (mut cluster, chain) = serving();
+    let (old, _) = retune(&mut cluster, &chain);
+    cluster.counters.insert(old.clone(), (10, 0, 3, None));
+    for _ in 0..100 {
+        cluster.reconcile(&chain.served);
+        cluster.step();
+        cluster.now += 1;
+    }
+    assert_eq!(cluster.reason(&chain.served), "Draining");
+    assert_eq!(cluster.of_kind("Deployment").len(), 3);
+    cluster.now += 300; // but not for ever
+    cluster.settle();
+    assert_eq!(cluster.reason(&chain.served), "Serving");
+    assert_eq!(cluster.of_kind("Deployment").len(), 2);
+}
+
+#[test]
+fn a_model_that_fails_its_gate_never_gets_a_pod_or_a_request() {
+    let (mut cluster, chain) = serving();
+    cluster.edit(&chain.chat, |spec| spec["training"]["seed"] = json!(9));
+    for _ in 0..10 {
+        cluster.reconcile(&chain.chat);
+        cluster.step();
+    }
+    let new = digest(&cluster, &chain.chat);
+    cluster.quality.insert(new.clone(), 0.1);
+    cluster.reconcile(&chain.served);
+    assert_eq!(cluster.reason(&chain.served), "GatePending");
+    cluster.settle();
+    assert_eq!(cluster.reason(&chain.served), "GateFailed");
+    assert!(cluster.message(&chain.served).contains("goes on serving"));
+    assert_eq!(verdict(&cluster.objects[&chain.served]), Verdict::Failed);
+    assert!(routed(&cluster).iter().all(|(digest, _)| *digest != new));
+    assert_eq!(cluster.of_kind("Deployment").len(), 2);
+    assert_eq!(
+        cluster.condition(&chain.served, "Available").unwrap().0,
+        "True"
+    );
+    let gate = &cluster.objects[&chain.served]["status"]["gates"][0];
+    assert_eq!(
+        (gate["verdict"].as_str(), gate["digest"].as_str()),
+        (Some("Failed"), Some(new.as_str()))
+    );
+}
+
+#[test]
+fn results_about_another_digest_open_no_gate() {
+    let mut cluster = Cluster::new();
+    let chain = chain(&mut cluster);
+    // The evaluation scores the base, with the tuned model as its baseline only.
+    cluster.edit(&chain.score, |spec| {
+        spec["modelRef"] = json!({"kind": "PretrainJob", "name": "base"});
+        spec["baselineRef"] = json!({"kind": "FineTune", "name": "chat"});
+    });
+    cluster.settle();
+    assert_eq!(cluster.reason(&chain.score), "Complete");
+    assert_eq!(cluster.reason(&chain.served), "GatePending");
+    assert!(cluster.of_kind("Deployment").is_empty());
+}
+
+#[test]
+fn a_candidate_that_does_not_come_up_stays_out_until_the_spec_changes() {
+    let (mut cluster, chain) = serving();
+    let (old, new) = retune(&mut cluster, &chain);
+    cluster.unready.insert(new.clone());
+    cluster.reconcile(&chain.served);
+    cluster.step();
+    cluster.reconcile(&chain.served);
+    assert_eq!(cluster.reason(&chain.served), "CandidateStarting");
+    cluster.now += 600;
+    cluster.settle();
+    assert_eq!(cluster.reason(&chain.served), "CandidateUnhealthy");
+    assert_eq!(traffic(&cluster, &chain.served), [(old, 100)]);
+    let candidate = cluster
+        .of_kind("Deployment")
+        .into_iter()
+        .find(|d| d["metadata"]["annotations"]["bessemer.dev/digest"] == new.as_str())
+        .unwrap()
+        .clone();
+    assert_eq!(candidate["spec"]["replicas"], 0);
+    let writes = cluster.writes;
+    cluster.now += 86_400;
+    cluster.settle();
+    assert_eq!(cluster.writes, writes, "it is not tried again by itself");
+    cluster.unready.clear();
+    cluster.edit(&chain.served, |spec| {
+        spec["progressDeadlineSeconds"] = json!(700)
+    });
+    cluster.settle();
+    assert_eq!(traffic(&cluster, &chain.served), [(new, 100)]);
+}
+
+#[test]
+fn a_candidate_that_gives_no_completion_stays_out() {
+    let mut cluster = Cluster::new();
+    let chain = chain(&mut cluster);
+    for _ in 0..40 {
+        for key in [
+            &chain.text,
+            &chain.pairs,
+            &chain.base,
+            &chain.chat,
+            &chain.score,
+        ] {
+            cluster.reconcile(key);
+        }
+        cluster.step();
+    }
+    cluster.mute.insert(digest(&cluster, &chain.chat));
+    for _ in 0..5 {
+        cluster.reconcile(&chain.served);
+        cluster.step();
+    }
+    assert_eq!(cluster.reason(&chain.served), "CandidateChecking");
+    assert!(routed(&cluster).is_empty(), "no backend, no request");
+    cluster.now += 601;
+    cluster.settle();
+    assert_eq!(cluster.reason(&chain.served), "CandidateUnhealthy");
+    assert!(cluster.objects[&chain.served]["status"]["url"].is_null());
+}
+
+#[test]
+fn traffic_moves_in_steps_and_each_is_held() {
+    let (mut cluster, chain) = serving();
+    let steps = json!([{"percent": 10, "holdSeconds": 60}, {"percent": 50, "holdSeconds": 60}]);
+    cluster.edit(&chain.served, |spec| {
+        spec["rollout"] = json!({"steps": steps, "abort": {"errorRate": 0.05}})
+    });
+    let (old, new) = retune(&mut cluster, &chain);
+    let mut seen: Vec<(i64, i64)> = Vec::new();
+    let start = cluster.now;
+    for _ in 0..200 {
+        cluster.reconcile(&chain.served);
+        let share = routed(&cluster)
+            .iter()
+            .find(|(digest, _)| *digest == new)
+            .map_or(0, |(_, weight)| *weight);
+        if seen.last().is_none_or(|(_, last)| *last != share) {
+            seen.push((cluster.now - start, share));
+        }
+        cluster.step();
+        cluster.now += 1;
+    }
+    let shares: Vec<i64> = seen.iter().map(|(_, share)| *share).collect();
+    assert_eq!(shares, [0, 10, 50, 100]);
+    assert!(
+        seen[2].0 - seen[1].0 >= 60 && seen[3].0 - seen[2].0 >= 60,
+        "{seen:?}"
+    );
+    assert!(!routed(&cluster).iter().any(|(digest, _)| *digest == old));
+}
+
+#[test]
+fn a_canary_that_breaks_a_limit_is_taken_back() {
+    for (counters, part) in [
+        ((120, 20, 0, None), "requests failed"),
+        ((120, 0, 0, Some(900.0)), "99th percentile"),
+    ] {
+        let (mut cluster, chain) = serving();
+        let abort = json!({"errorRate": 0.05, "p99TimeToFirstTokenMs": 500, "minRequests": 50});
+        let steps = json!([{"percent": 20, "holdSeconds": 600}]);
+        cluster.edit(&chain.served, |spec| {
+            spec["rollout"] = json!({"steps": steps, "abort": abort})
+        });
+        let (old, new) = retune(&mut cluster, &chain);
+        for _ in 0..6 {
+            cluster.reconcile(&chain.served);
+            cluster.step();
+            cluster.now += 1;
+        }
+        assert_eq!(cluster.reason(&chain.served), "RollingOut");
+        assert_eq!(
+            traffic(&cluster, &chain.served),
+            [(old.clone(), 80), (new.clone(), 20)]
+        );
+        let (requests, errors, in_flight, p99) = counters;
+        cluster
+            .counters
+            .insert(new.clone(), (requests, errors, in_flight, p99));
+        cluster.now += 10;
+        cluster.reconcile(&chain.served);
+        assert_eq!(cluster.reason(&chain.served), "RolloutAborted");
+        assert!(
+            cluster.message(&chain.served).contains(part),
+            "{}",
+            cluster.message(&chain.served)
+        );
+        assert_eq!(traffic(&cluster, &chain.served), [(old.clone(), 100)]);
+        cluster.settle();
+        assert_eq!(
+            routed(&cluster),
+            [(old, 100)],
+            "it is gone from the router once idle"
+        );
+        assert_eq!(cluster.reason(&chain.served), "RolloutAborted");
+    }
+}
+
+#[test]
+fn the_user_goes_back_in_the_middle_of_a_rollout() {
+    let (mut cluster, chain) = serving();
+    let steps = json!([{"percent": 20, "holdSeconds": 6000}]);
+    cluster.edit(&chain.served, |spec| {
+        spec["rollout"] = json!({"steps": steps})
+    });
+    let (old, _) = retune(&mut cluster, &chain);
+    for _ in 0..6 {
+        cluster.reconcile(&chain.served);
+        cluster.step();
+    }
+    assert_eq!(traffic(&cluster, &chain.served)[0].1, 80);
+    cluster.edit(&chain.chat, |spec| spec["training"]["seed"] = json!(0)); // the artefact of before is found again
+    cluster.settle();
+    assert_eq!(traffic(&cluster, &chain.served), [(old, 100)]);
+    assert_eq!(cluster.reason(&chain.served), "Serving");
+}
+
+#[test]
+fn scale_changes_pods_but_neither_revision_nor_traffic() {
+    let (mut cluster, chain) = serving();
+    let before = cluster.objects[&chain.served]["status"]["revision"].clone();
+    cluster.edit(&chain.served, |spec| spec["replicas"] = json!(3));
+    cluster.settle();
+    let status = &cluster.objects[&chain.served]["status"];
+    assert_eq!(
+        (status["replicas"].as_i64(), &status["revision"]),
+        (Some(3), &before)
+    );
+    assert!(
+        status["selector"]
+            .as_str()
+            .unwrap()
+            .contains("bessemer.dev/name=served")
+    );
+}
+
+#[test]
+fn an_upgrade_of_the_operator_restarts_nothing() {
+    let (mut cluster, chain) = serving();
+    let before: Vec<Value> = cluster.of_kind("Deployment").into_iter().cloned().collect();
+    cluster.settings.image = "bessemer/worker:2".into();
+    cluster.settle();
+    let after: Vec<Value> = cluster.of_kind("Deployment").into_iter().cloned().collect();
+    assert_eq!(before, after);
+    let (_, new) = retune(&mut cluster, &chain);
+    cluster.settle();
+    let servers = cluster
+        .of_kind("Deployment")
+        .into_iter()
+        .find(|d| d["metadata"]["annotations"]["bessemer.dev/digest"] == new.as_str())
+        .unwrap()
+        .clone();
+    assert_eq!(
+        servers["spec"]["template"]["spec"]["containers"][0]["image"],
+        "bessemer/worker:2"
+    );
+}
+
+#[test]
+fn suspend_takes_the_servers_down_and_resume_brings_them_back() {
+    let (mut cluster, chain) = serving();
+    cluster.edit(&chain.served, |spec| spec["suspend"] = json!(true));
+    cluster.settle();
+    assert_eq!(cluster.reason(&chain.served), "Suspended");
+    cluster.edit(&chain.served, |spec| spec["suspend"] = json!(false));
+    cluster.settle();
+    assert_eq!(cluster.reason(&chain.served), "Serving");
+}
+
+#[test]
+fn a_model_being_rebuilt_does_not_disturb_what_serves() {
+    let (mut cluster, chain) = serving();
+    let old = digest(&cluster, &chain.chat);
+    cluster.edit(&chain.chat, |spec| spec["training"]["seed"] = json!(9));
+    cluster.reconcile(&chain.chat);
+    cluster.reconcile(&chain.served);
+    assert_eq!(cluster.reason(&chain.served), "DependencyNotReady");
+    assert_eq!(traffic(&cluster, &chain.served), [(old, 100)]);
+    assert_eq!(
+        cluster.condition(&chain.served, "Available").unwrap().0,
+        "True"
+    );
+}

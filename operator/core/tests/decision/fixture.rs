@@ -55,9 +55,21 @@ pub struct Chain {
 
 /// The chain in one file.
 pub fn chain(cluster: &mut Cluster) -> Chain {
-    cluster.apply(KindName::Deployment, "served", served("FineTune", "chat", "score"));
-    cluster.apply(KindName::Evaluation, "score", evaluation("FineTune", "chat", "pairs"));
-    cluster.apply(KindName::FineTune, "chat", tune("PretrainJob", "base", "pairs"));
+    cluster.apply(
+        KindName::Deployment,
+        "served",
+        served("FineTune", "chat", "score"),
+    );
+    cluster.apply(
+        KindName::Evaluation,
+        "score",
+        evaluation("FineTune", "chat", "pairs"),
+    );
+    cluster.apply(
+        KindName::FineTune,
+        "chat",
+        tune("PretrainJob", "base", "pairs"),
+    );
     cluster.apply(KindName::PretrainJob, "base", pretrain(&["text"]));
     let mut pairs = dataset("Instruction");
     pairs["tokenizer"] = json!({"datasetRef": {"name": "text"}});

@@ -1,1 +1,116 @@
+//! The bytes of plans: what each kind asks for, reviewed as text.
 
+use bessemer_api::Kind as KindName;
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, key};
+use crate::fixture::{chain, dataset, pretrain};
+
+/// The plan with digests of contents shortened by nothing: names and hashes are part of the contract.
+fn show(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap()
+}
+
+#[test]
+fn first_plan_of_a_dataset() {
+    let mut cluster = Cluster::new();
+    cluster.apply(KindName::Dataset, "text", dataset("Pretraining"));
+    insta::assert_snapshot!(show(
+        &cluster.think(&key(KindName::Dataset, "text")).unwrap()
+    ));
+}
+
+#[test]
+fn first_plan_of_a_pretrainjob_with_every_overlay() {
+    let mut cluster = Cluster::new();
+    cluster.apply(KindName::Dataset, "text", dataset("Pretraining"));
+    cluster.settle();
+    let mut spec = pretrain(&["text"]);
+    spec["queueName"] = json!("team");
+    spec["activeDeadlineSeconds"] = json!(3600);
+    spec["artifactPolicy"] = json!("Delete");
+    spec["workers"] = json!({"replicas": 1, "gpus": 1});
+    spec["resources"] = json!({"cpu": "4", "memory": "8Gi", "scratch": "20Gi"});
+    spec["pod"] = json!({
+        "nodeSelector": {"gpu": "h100"}, "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "priorityClassName": "high", "runtimeClassName": "nvidia", "serviceAccountName": "trainer",
+        "imagePullSecrets": ["registry"], "labels": {"team": "nlp", "bessemer.dev/name": "ours wins"},
+        "annotations": {"note": "x"}, "env": [{"name": "A", "value": "1"}, {"name": "POD_IP", "value": "never"}]
+    });
+    cluster.apply(KindName::PretrainJob, "base", spec);
+    insta::assert_snapshot!(show(
+        &cluster.think(&key(KindName::PretrainJob, "base")).unwrap()
+    ));
+}
+
+#[test]
+fn objects_of_a_served_model() {
+    let mut cluster = Cluster::new();
+    let chain = chain(&mut cluster);
+    cluster.edit(&chain.served, |spec| {
+        spec["auth"] = json!({"apiKeysSecretRef": {"name": "keys"}})
+    });
+    cluster.settle();
+    let mut all: Vec<Value> = cluster.of_kind("Deployment").into_iter().cloned().collect();
+    all.extend(
+        cluster
+            .of_kind("ConfigMap")
+            .into_iter()
+            .filter(|m| m["metadata"]["name"] == "mdeploy-served-router")
+            .cloned(),
+    );
+    insta::assert_snapshot!(show(&all));
+    insta::assert_snapshot!(show(&cluster.objects[&chain.served]["status"]));
+}
+
+#[test]
+fn run_configurations_of_the_chain() {
+    let mut cluster = Cluster::new();
+    chain(&mut cluster);
+    cluster.settle();
+    let configs: Vec<Value> = cluster
+        .of_kind("ConfigMap")
+        .iter()
+        .filter_map(|map| serde_json::from_str(map["data"]["run.json"].as_str()?).ok())
+        .collect();
+    insta::assert_snapshot!(show(&configs));
+}
+
+/// Pod Security "restricted", as the admission plugin checks it.
+#[test]
+fn every_pod_is_restricted() {
+    let mut cluster = Cluster::new();
+    chain(&mut cluster);
+    cluster.settle();
+    let workloads: Vec<&Value> = cluster
+        .of_kind("Job")
+        .into_iter()
+        .chain(cluster.of_kind("Deployment"))
+        .collect();
+    assert_eq!(workloads.len(), 7);
+    for workload in workloads {
+        let spec = &workload["spec"]["template"]["spec"];
+        assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(
+            spec["securityContext"]["seccompProfile"]["type"],
+            "RuntimeDefault"
+        );
+        assert_eq!(spec["automountServiceAccountToken"], false);
+        for field in ["hostNetwork", "hostPID", "hostIPC"] {
+            assert!(spec[field].is_null());
+        }
+        for container in spec["containers"].as_array().unwrap() {
+            let security = &container["securityContext"];
+            assert_eq!(security["allowPrivilegeEscalation"], false);
+            assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+            assert_eq!(security["readOnlyRootFilesystem"], true);
+        }
+        for volume in spec["volumes"].as_array().unwrap() {
+            let allowed = ["configMap", "emptyDir", "projected", "secret"];
+            assert!(
+                allowed.iter().any(|kind| !volume[kind].is_null()),
+                "{volume}"
+            );
+        }
+    }
+}

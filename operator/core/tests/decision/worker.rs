@@ -13,7 +13,11 @@ impl Cluster {
     /// Every actor does one step.
     pub fn step(&mut self) {
         self.collect();
-        for name in self.of_kind("Job").iter().map(|v| v["metadata"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        for name in self
+            .of_kind("Job")
+            .iter()
+            .map(|v| v["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
         {
             self.step_job(&name);
         }
@@ -23,7 +27,10 @@ impl Cluster {
 
     fn bump(&mut self, value: &mut Value) {
         self.writes += 1;
-        let version = value["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+        let version = value["metadata"]["resourceVersion"]
+            .as_str()
+            .and_then(|v| v.parse::<u64>().ok())
+            .unwrap_or(0);
         value["metadata"]["resourceVersion"] = json!(format!("{}", version + 1_000_000));
     }
 
@@ -37,7 +44,8 @@ impl Cluster {
                 .filter_map(|v| v["metadata"]["uid"].as_str().map(str::to_owned))
                 .collect();
             let before = self.children.len();
-            self.children.retain(|_, value| alive.contains(owner(value)));
+            self.children
+                .retain(|_, value| alive.contains(owner(value)));
             if self.children.len() == before {
                 return;
             }
@@ -53,7 +61,10 @@ impl Cluster {
         let at = ("Job".to_owned(), name.to_owned());
         let pod = Self::pod_name(name);
         let mut job = self.children[&at].clone();
-        if job["status"]["conditions"].as_array().is_some_and(|all| !all.is_empty()) {
+        if job["status"]["conditions"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+        {
             return;
         }
         if job["spec"]["suspend"] == true {
@@ -86,8 +97,16 @@ impl Cluster {
             return;
         }
         let config = self.config(&job);
-        let key = Key { kind: kind_of(&config), namespace: NAMESPACE.into(), name: config.run.name.clone() };
-        let end = self.ends.get_mut(&key).and_then(|ends| ends.pop_front()).unwrap_or(End::Success);
+        let key = Key {
+            kind: kind_of(&config),
+            namespace: NAMESPACE.into(),
+            name: config.run.name.clone(),
+        };
+        let end = self
+            .ends
+            .get_mut(&key)
+            .and_then(|ends| ends.pop_front())
+            .unwrap_or(End::Success);
         let (code, message, condition) = match &end {
             End::Success | End::Empty => (0, String::new(), "Complete"),
             End::Exit(code, message) => (*code, message.clone(), "Failed"),
@@ -103,7 +122,8 @@ impl Cluster {
                 "state": {"terminated": {"exitCode": code, "message": message}}}]
         });
         job["status"]["active"] = json!(0);
-        job["status"]["conditions"] = json!([{"type": condition, "status": "True", "lastTransitionTime": now}]);
+        job["status"]["conditions"] =
+            json!([{"type": condition, "status": "True", "lastTransitionTime": now}]);
         if code == 0 {
             job["status"]["completionTime"] = json!(now);
         }
@@ -114,7 +134,10 @@ impl Cluster {
     }
 
     fn config(&self, job: &Value) -> RunConfig {
-        let map = job["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"].as_str().unwrap().to_owned();
+        let map = job["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let map = &self.children[&("ConfigMap".to_owned(), map)];
         serde_json::from_str(map["data"]["run.json"].as_str().unwrap()).unwrap()
     }
@@ -124,9 +147,15 @@ impl Cluster {
         let run = &config.run.run_key;
         let digest = bessemer_core::label::hash(&[run, &self.digest_salt]);
         let statistics = match &config.task {
-            Task::Prepare(_) => json!({"documents": 1000, "bytes": 1_000_000, "tokens": 100_000, "validationTokens": 10_000}),
-            Task::Train(_) => json!({"parameters": 1_050_000, "losses": {"training": 2.0, "validation": 2.5}}),
-            Task::Tune(_) => json!({"trainableParameters": 8192, "losses": {"training": 1.0, "validation": 1.5}}),
+            Task::Prepare(_) => {
+                json!({"documents": 1000, "bytes": 1_000_000, "tokens": 100_000, "validationTokens": 10_000})
+            }
+            Task::Train(_) => {
+                json!({"parameters": 1_050_000, "losses": {"training": 2.0, "validation": 2.5}})
+            }
+            Task::Tune(_) => {
+                json!({"trainableParameters": 8192, "losses": {"training": 1.0, "validation": 1.5}})
+            }
             Task::Evaluate(task) => {
                 let model = config.inputs[0].digest.clone();
                 let value = self.quality.get(&model).copied().unwrap_or(1.0);
@@ -139,17 +168,35 @@ impl Cluster {
             Task::Serve(_) => unreachable!("servers publish nothing"),
         };
         let uri = format!("s3://models/root/{}{digest}", key.path());
-        let artefact = Artefact { uri, digest, size_bytes: 1000, kind: key.kind.name().into(), statistics };
+        let artefact = Artefact {
+            uri,
+            digest,
+            size_bytes: 1000,
+            kind: key.kind.name().into(),
+            statistics,
+        };
         self.store.entry((key, run.clone())).or_insert(artefact);
     }
 
     /// The Deployment controller and its pods.
     fn step_deployments(&mut self) {
-        let all: Vec<_> = self.children.iter().filter(|((k, _), _)| k == "Deployment").map(|(at, v)| (at.clone(), v.clone())).collect();
+        let all: Vec<_> = self
+            .children
+            .iter()
+            .filter(|((k, _), _)| k == "Deployment")
+            .map(|(at, v)| (at.clone(), v.clone()))
+            .collect();
         for (at, mut value) in all {
-            let digest = value["metadata"]["annotations"]["bessemer.dev/digest"].as_str().unwrap_or_default().to_owned();
+            let digest = value["metadata"]["annotations"]["bessemer.dev/digest"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
             let replicas = value["spec"]["replicas"].as_i64().unwrap_or(1);
-            let ready = if self.unready.contains(&digest) { 0 } else { replicas };
+            let ready = if self.unready.contains(&digest) {
+                0
+            } else {
+                replicas
+            };
             let status = json!({
                 "observedGeneration": value["metadata"]["generation"], "replicas": replicas, "updatedReplicas": replicas,
                 "readyReplicas": ready, "availableReplicas": ready
@@ -164,5 +211,8 @@ impl Cluster {
 }
 
 fn kind_of(config: &RunConfig) -> KindName {
-    KindName::ALL.into_iter().find(|kind| kind.name() == config.run.kind).unwrap()
+    KindName::ALL
+        .into_iter()
+        .find(|kind| kind.name() == config.run.kind)
+        .unwrap()
 }
