@@ -112,7 +112,7 @@ impl<K: ResourceExt> Store<K> {
     }
 
     /// Waits until the first list is complete.
-    pub async fn wait_until_ready(&mut self) {
+    pub async fn into_ready(mut self) {
         let _ = self.ready.wait_for(|ready| *ready).await;
     }
 }
