@@ -135,6 +135,17 @@ impl<'a> Rollout<'a> {
             return self.hold();
         }
         self.candidate = Some(desired.revision.clone());
+        // A candidate that was overtaken by a newer one gives its share back at once: nobody watches it any more.
+        let overtaken =
+            |name: &String| *name != desired.revision && Some(name) != self.traffic.stable.as_ref();
+        if self
+            .traffic
+            .backends
+            .iter()
+            .any(|backend| backend.weight > 0 && overtaken(&backend.name))
+        {
+            self.traffic.restore(self.observed.now);
+        }
         self.check(desired)?;
         if let Some(stable) = self
             .traffic

@@ -65,7 +65,12 @@ fn living<K: RunKind>(observed: &Observed<K>, settings: &Settings) -> Result<Pla
     }
     let pinned = pinned(observed, generation, nonce.as_deref());
     let run = match (pinned, resolved) {
-        (Some(pinned), Ok(_)) if K::KEEPS_RUN => pinned,
+        // The same inputs: what was rendered stays, even if a default has changed with the operator's version.
+        (Some(pinned), Ok(run))
+            if K::KEEPS_RUN || pinned.input_digests() == run.input_digests() =>
+        {
+            pinned
+        }
         (Some(pinned), Err(_)) => pinned,
         (_, Ok(run)) => run,
         (None, Err(invalid)) => return Ok(halted(observed, &old, generation, invalid)),

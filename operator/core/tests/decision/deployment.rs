@@ -396,3 +396,44 @@ fn a_model_being_rebuilt_does_not_disturb_what_serves() {
         "True"
     );
 }
+
+#[test]
+fn a_newer_candidate_takes_the_place_of_one_in_the_middle_of_its_rollout() {
+    let (mut cluster, chain) = serving();
+    let steps = json!([{"percent": 20, "holdSeconds": 60}]);
+    cluster.edit(&chain.served, |spec| {
+        spec["rollout"] = json!({"steps": steps})
+    });
+    let (old, first) = retune(&mut cluster, &chain);
+    for _ in 0..6 {
+        cluster.reconcile(&chain.served);
+        cluster.step();
+    }
+    assert_eq!(
+        traffic(&cluster, &chain.served),
+        [(old.clone(), 80), (first.clone(), 20)]
+    );
+    cluster.edit(&chain.chat, |spec| spec["training"]["seed"] = json!(10));
+    for _ in 0..20 {
+        for key in [&chain.chat, &chain.score] {
+            cluster.reconcile(key);
+        }
+        cluster.step();
+    }
+    let second = digest(&cluster, &chain.chat);
+    cluster.unready.insert(second.clone());
+    cluster.reconcile(&chain.served);
+    assert_eq!(
+        traffic(&cluster, &chain.served),
+        [(old, 100)],
+        "the first one is out at once"
+    );
+    cluster.unready.clear();
+    cluster.settle();
+    assert_eq!(traffic(&cluster, &chain.served), [(second, 100)]);
+    assert_eq!(
+        cluster.of_kind("Deployment").len(),
+        2,
+        "router and one revision"
+    );
+}

@@ -114,3 +114,46 @@ fn every_pod_is_restricted() {
         }
     }
 }
+
+/// Several ranks: names by a headless Service, and a disruption of one fails the Job, since the others would wait for it.
+#[test]
+fn several_ranks_fail_together() {
+    let mut cluster = Cluster::new();
+    cluster.apply(KindName::Dataset, "text", dataset("Pretraining"));
+    let at = key(KindName::Dataset, "text");
+    let object: bessemer_api::Dataset = crate::cluster::read(&cluster.objects[&at]);
+    let observed = bessemer_core::observe(
+        &object,
+        &cluster,
+        bessemer_core::Facts::default(),
+        cluster.time(),
+    );
+    let run = <bessemer_api::Dataset as bessemer_core::Kind>::resolve(&observed, &cluster.settings)
+        .unwrap();
+    for ranks in [1, 4] {
+        let run = bessemer_core::run::Run {
+            ranks,
+            ..run.clone()
+        };
+        let identity = bessemer_core::run::Identity::new(run.run_key().unwrap(), None);
+        let rendered =
+            bessemer_core::run::render(&object, &run, &identity, 0, 0, &cluster.settings);
+        let rules = rendered.job["spec"]["podFailurePolicy"]["rules"]
+            .as_array()
+            .unwrap();
+        assert_eq!(rendered.job["spec"]["completions"], ranks);
+        assert_eq!(rendered.service.is_some(), ranks > 1);
+        assert_eq!(rules.len(), if ranks > 1 { 1 } else { 2 });
+        let subdomain = &rendered.job["spec"]["template"]["spec"]["subdomain"];
+        assert_eq!(subdomain.is_string(), ranks > 1);
+        if let Some(service) = rendered.service {
+            assert_eq!(
+                (
+                    service["spec"]["clusterIP"].as_str(),
+                    &service["metadata"]["name"]
+                ),
+                (Some("None"), subdomain)
+            );
+        }
+    }
+}
