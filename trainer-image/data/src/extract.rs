@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use bessemer_protocol::task::Format;
+use bessemer_protocol::task::{Format, Purpose};
 
 use crate::document::{Document, MAX_BYTES};
 use crate::error::DataError;
@@ -27,6 +27,8 @@ pub(crate) struct Reading<'a> {
     pub text_field: Option<&'a str>,
     /// Records are kept whole (instruction and similar purposes).
     pub records: bool,
+    /// Decides the form of records.
+    pub purpose: Purpose,
 }
 
 /// Calls `each` for every document of a file.

@@ -5,6 +5,7 @@
 //! bounded by one document and one encoding batch; the output is a function of the task and the sources' bytes
 //! alone, not of threads, file order or interruptions.
 
+mod byte_pair;
 mod dedup;
 mod document;
 mod error;
@@ -21,11 +22,12 @@ mod tokenizer;
 
 pub use document::Document;
 pub use error::DataError;
+pub use filter::{RepetitionFilter, RepetitionRule};
 pub use loader::{Batch, Loader, Share, ValidationRows};
 pub use prepare::{Control, PrepareStage, Prepared, Statistics, prepare};
 pub use shard::{Description, Split, TokenStream};
 pub use source::{LocalSource, PathFilter};
-pub use tokenizer::{END_OF_TEXT, SPECIAL_TOKENS};
+pub use tokenizer::{END_OF_TEXT, Encoder, SPECIAL_TOKENS, train_texts};
 
 #[cfg(test)]
 mod tests;

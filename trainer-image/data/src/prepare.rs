@@ -229,6 +229,7 @@ fn read_sources(
     let mut train = SpoolWriter::create(work.join("train.spool"))?;
     let mut validation = SpoolWriter::create(work.join("validation.spool"))?;
     let mut seen = Seen::default();
+    let mut crates = licence::Crates::default();
     let listed: Vec<_> = sources
         .iter()
         .map(|source| Ok((source, source.files()?)))
@@ -245,6 +246,7 @@ fn read_sources(
             },
             text_field: source.text_field.as_deref(),
             records: keeps_records(task.purpose),
+            purpose: task.purpose,
         };
         for (_, path) in files {
             if control.cancelled() {
@@ -260,7 +262,11 @@ fn read_sources(
                         return Ok(());
                     }
                 };
-                let license = document.license.clone().or_else(|| source.license.clone());
+                let license = document
+                    .license
+                    .clone()
+                    .or_else(|| crates.license(&local.root, path))
+                    .or_else(|| source.license.clone());
                 let text = normalise(task.clean.unicode, document);
                 if let Some(reason) = judge(task, &reading, &text, license.as_deref(), &mut seen) {
                     remove(statistics, reason);
@@ -372,12 +378,13 @@ fn encode(
                 tokenizer::END_OF_TEXT
             ),
         })?;
+    let mut encoder = tokenizer::Encoder::new(tokenizer);
     let mut batch = Vec::new();
     let mut bytes = 0;
     let mut flush = |batch: &mut Vec<String>| -> Result<(), DataError> {
         let texts = std::mem::take(batch);
         let documents = texts.len() as u64;
-        for mut ids in tokenizer::encode(tokenizer, texts)? {
+        for mut ids in encoder.encode(texts)? {
             ids.push(end);
             writer.push(&ids)?;
         }

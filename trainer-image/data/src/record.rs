@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bessemer_protocol::task::Purpose;
 use serde_json::{Map, Value};
 
 use crate::document::Document;
@@ -39,7 +40,7 @@ pub(crate) fn read(
         .and_then(Value::as_str)
         .map(str::to_string);
     if reading.records {
-        return Some(conversation(at, record).map(|text| Document { text, license }));
+        return Some(canonical(at, reading.purpose, record).map(|text| Document { text, license }));
     }
     let field = reading.text_field.unwrap_or("text");
     match record.get(field) {
@@ -55,37 +56,71 @@ pub(crate) fn read(
     }
 }
 
-/// Checks that a record is a conversation and gives it in its canonical form: sorted keys, one line.
-fn conversation(at: &At<'_>, record: Map<String, Value>) -> Result<String, DataError> {
-    let text = |name: &str| {
-        record
-            .get(name)
-            .and_then(Value::as_str)
-            .filter(|text| !text.trim().is_empty())
+/// Checks that a record is what the purpose needs and gives it in its canonical form: sorted keys, one line.
+fn canonical(at: &At<'_>, purpose: Purpose, record: Map<String, Value>) -> Result<String, DataError> {
+    let text = |name: &str| record.get(name).and_then(Value::as_str).is_some_and(|text| !text.trim().is_empty());
+    let messages = record.get("messages").map(conversation);
+    let problem = match purpose {
+        Purpose::Instruction => match messages {
+            Some(Some(true)) => None,
+            None if text("prompt") && text("response") => None,
+            _ => Some("is no conversation: give `prompt` and `response`, or `messages` of {role, content} with an answer of the assistant"),
+        },
+        Purpose::Preference if text("prompt") && text("chosen") && text("rejected") => None,
+        Purpose::Preference => Some("is no preference: give `prompt`, `chosen` and `rejected`"),
+        Purpose::Prompts if text("prompt") || messages.flatten().is_some() => None,
+        Purpose::Prompts => Some("is no prompt: give `prompt`, or `messages` of {role, content}"),
+        // The suites decide which fields they need.
+        Purpose::Evaluation | Purpose::Pretraining | Purpose::Retrieval if record.is_empty() => Some("is an empty object"),
+        Purpose::Evaluation | Purpose::Pretraining | Purpose::Retrieval => None,
     };
-    let good = match record.get("messages") {
-        Some(Value::Array(messages)) => {
-            let said = |message: &Value| {
-                let part = |name: &str| {
-                    message
-                        .get(name)
-                        .and_then(Value::as_str)
-                        .is_some_and(|text| !text.is_empty())
-                };
-                part("role") && part("content")
-            };
-            let answered = messages
-                .iter()
-                .any(|message| message.get("role").and_then(Value::as_str) == Some("assistant"));
-            !messages.is_empty() && messages.iter().all(said) && answered
-        }
-        Some(_) => false,
-        None => text("prompt").is_some() && text("response").is_some(),
-    };
-    if !good {
-        return Err(at.refuse(
-            "is no conversation: give `prompt` and `response`, or `messages` of {role, content} with an answer of the assistant",
-        ));
+    if let Some(problem) = problem {
+        return Err(at.refuse(problem));
     }
     serde_json::to_string(&Value::Object(record)).map_err(|error| at.refuse(error.to_string()))
+}
+
+/// Whether the assistant answers in a list of messages; `None` when it is none.
+fn conversation(messages: &Value) -> Option<bool> {
+    let messages = messages.as_array().filter(|messages| !messages.is_empty())?;
+    let mut answered = false;
+    for message in messages {
+        let part = |name: &str| message.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        part("content")?;
+        answered |= part("role")? == "assistant";
+    }
+    Some(answered)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_purpose_has_its_forms() {
+        let at = At { path: Path::new("x.jsonl"), line: 3 };
+        let good = |purpose, value: Value| canonical(&at, purpose, value.as_object().unwrap().clone()).is_ok();
+        let asked = json!({"messages": [{"role": "user", "content": "hi"}]});
+        let chat = json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]});
+        let pair = json!({"prompt": "a", "response": "b"});
+        let preference = json!({"prompt": "a", "chosen": "b", "rejected": "c"});
+        for (purpose, accepted, refused) in [
+            (Purpose::Instruction, vec![&chat, &pair], vec![&asked, &preference]),
+            (Purpose::Preference, vec![&preference], vec![&chat, &pair]),
+            (Purpose::Prompts, vec![&asked, &chat, &pair], vec![]),
+            (Purpose::Evaluation, vec![&asked, &chat, &pair, &preference], vec![]),
+        ] {
+            assert!(accepted.into_iter().all(|value| good(purpose, value.clone())), "{purpose:?}");
+            assert!(!refused.into_iter().any(|value| good(purpose, value.clone())), "{purpose:?}");
+        }
+        for broken in [json!({"messages": []}), json!({"messages": [{"role": "user"}]}), json!({"messages": 3}), json!({})] {
+            assert!(!good(Purpose::Prompts, broken.clone()) && !good(Purpose::Instruction, broken));
+        }
+        assert!(!good(Purpose::Evaluation, json!({})));
+        assert_eq!(canonical(&at, Purpose::Evaluation, json!({"b": 1, "a": 2}).as_object().unwrap().clone()).unwrap(), "{\"a\":2,\"b\":1}");
+        let error = canonical(&at, Purpose::Preference, Map::new()).unwrap_err().to_string();
+        assert!(error.contains("x.jsonl") && error.contains('3') && error.contains("`chosen`"), "{error}");
+    }
 }

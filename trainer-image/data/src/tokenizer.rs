@@ -1,11 +1,12 @@
-//! Owns training and applying byte-level BPE through the `tokenizers` crate; it must not read sources.
+//! Owns tokenizers: training byte-level BPE, files, encoding many documents; it must not read sources.
 
 use std::path::Path;
 
-use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer, TokenizerBuilder};
 
+use crate::byte_pair::{self, BytePair, Cache, Trained, WordCounts};
 use crate::error::DataError;
 use crate::spool::Spool;
 
@@ -13,6 +14,9 @@ use crate::spool::Spool;
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// Built-in special tokens in id order.
 pub const SPECIAL_TOKENS: [&str; 4] = [END_OF_TEXT, "<|user|>", "<|assistant|>", "<|end|>"];
+
+/// A pair that occurs once is noise, not a token.
+const LEAST_FREQUENCY: i64 = 2;
 
 fn failed(error: tokenizers::Error) -> DataError {
     DataError::Tokenizer(error.to_string())
@@ -24,6 +28,18 @@ fn failed(error: tokenizers::Error) -> DataError {
 /// `Config` when the vocabulary has no room for the 256 bytes and the special tokens.
 pub(crate) fn train(
     spool: &Spool,
+    vocabulary_size: u32,
+    special: &[String],
+) -> Result<Tokenizer, DataError> {
+    train_texts(spool.iter()?, vocabulary_size, special)
+}
+
+/// Trains byte-level BPE on texts. Ids from 0: [`SPECIAL_TOKENS`], `special`, the 256 bytes, merges.
+///
+/// # Errors
+/// `Config` when the vocabulary has no room for bytes and special tokens; those of the iterator.
+pub fn train_texts(
+    texts: impl Iterator<Item = Result<String, DataError>>,
     vocabulary_size: u32,
     special: &[String],
 ) -> Result<Tokenizer, DataError> {
@@ -45,35 +61,28 @@ pub(crate) fn train(
             reason,
         });
     }
-    let mut trainer = BpeTrainerBuilder::new()
-        .show_progress(false)
-        .vocab_size(vocabulary_size as usize)
-        .min_frequency(2)
-        .special_tokens(
-            special_tokens
-                .iter()
-                .map(|token| AddedToken::from(token.as_str(), true))
-                .collect(),
-        )
-        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .build();
+    let mut counts = WordCounts::default();
+    for text in texts {
+        counts.add(&text?);
+    }
+    let trained = byte_pair::train(&counts, vocabulary_size as usize, &special_tokens, LEAST_FREQUENCY);
+    assemble(trained, &special_tokens)
+}
+
+/// A tokenizer in Hugging Face's form.
+pub(crate) fn assemble(trained: Trained, special: &[String]) -> Result<Tokenizer, DataError> {
+    let vocabulary: tokenizers::models::bpe::Vocab = trained.tokens.into_iter().zip(0..).collect();
+    let model = BPE::builder().vocab_and_merges(vocabulary, trained.merges).build().map_err(failed)?;
     let mut tokenizer = TokenizerBuilder::new()
-        .with_model(BPE::default())
+        .with_model(model)
         .with_normalizer(None::<tokenizers::NormalizerWrapper>)
         .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
         .with_post_processor(Some(ByteLevel::new(false, false, true)))
         .with_decoder(Some(ByteLevel::new(false, true, true)))
         .build()
         .map_err(failed)?;
-    // The trainer takes plain text: an error of the spool ends the iteration and is raised afterwards.
-    let mut broken = None;
-    let documents = spool
-        .iter()?
-        .map_while(|line| line.map_err(|error| broken = Some(error)).ok());
-    tokenizer.train(&mut trainer, documents).map_err(failed)?;
-    if let Some(error) = broken {
-        return Err(error);
-    }
+    let special = special.iter().map(|token| AddedToken::from(token.as_str(), true));
+    tokenizer.add_special_tokens(special).map_err(failed)?;
     Ok(tokenizer.into())
 }
 
@@ -97,17 +106,62 @@ pub(crate) fn save(tokenizer: &Tokenizer, path: &Path) -> Result<(), DataError> 
     std::fs::write(path, text).map_err(|error| DataError::io(path, error))
 }
 
-/// Ids of each text, in order.
-///
-/// # Errors
-/// `Tokenizer`.
-pub(crate) fn encode(
-    tokenizer: &Tokenizer,
-    texts: Vec<String>,
-) -> Result<Vec<Vec<u32>>, DataError> {
-    let encodings = tokenizer.encode_batch_fast(texts, false).map_err(failed)?;
-    Ok(encodings
-        .into_iter()
-        .map(|encoding| encoding.get_ids().to_vec())
-        .collect())
+/// Encodes documents on all cores; plain byte-level BPE by our own encoder, everything else by the `tokenizers`
+/// crate. Special tokens that stand in a text are encoded as text: only the pipeline itself sets them.
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    fast: Option<BytePair>,
+    caches: Vec<Cache>,
+}
+
+impl Encoder {
+    /// Takes a tokenizer over; its settings of special tokens do not matter.
+    pub fn new(tokenizer: &Tokenizer) -> Self {
+        Self::with_threads(tokenizer, std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// The same on so many threads, at least one.
+    pub fn with_threads(tokenizer: &Tokenizer, threads: usize) -> Self {
+        let mut tokenizer = tokenizer.clone();
+        tokenizer.set_encode_special_tokens(true);
+        let caches = (0..threads.max(1)).map(|_| Cache::default()).collect();
+        Self { fast: BytePair::of(&tokenizer), tokenizer, caches }
+    }
+
+    /// Ids of each text, in order, whatever the threads.
+    ///
+    /// # Errors
+    /// `Tokenizer`.
+    pub fn encode(&mut self, texts: Vec<String>) -> Result<Vec<Vec<u32>>, DataError> {
+        let Some(fast) = &self.fast else {
+            let encodings = self.tokenizer.encode_batch_fast(texts, false).map_err(failed)?;
+            return Ok(encodings.into_iter().map(|encoding| encoding.get_ids().to_vec()).collect());
+        };
+        let mut all: Vec<Vec<u32>> = texts.iter().map(|text| Vec::with_capacity(text.len() / 3)).collect();
+        // Runs of texts of about the same size, one per thread.
+        let share = texts.iter().map(String::len).sum::<usize>() / self.caches.len().max(1) + 1;
+        let (mut texts, mut ids) = (texts.as_slice(), all.as_mut_slice());
+        std::thread::scope(|scope| {
+            let last = self.caches.len().saturating_sub(1);
+            for (number, cache) in self.caches.iter_mut().enumerate() {
+                let mut bytes = 0;
+                let run = texts.iter().take_while(|text| {
+                    let begins = bytes < share || number == last;
+                    bytes += text.len();
+                    begins
+                });
+                let run = run.count();
+                let (mine, rest) = texts.split_at(run);
+                texts = rest;
+                let (out, rest) = std::mem::take(&mut ids).split_at_mut(run);
+                ids = rest;
+                scope.spawn(move || {
+                    for (text, ids) in mine.iter().zip(out) {
+                        fast.encode(text, cache, ids);
+                    }
+                });
+            }
+        });
+        Ok(all)
+    }
 }
