@@ -7,8 +7,11 @@ use std::time::Instant;
 use bessemer_data::RepetitionFilter;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().filter(|argument| argument != "--bench").collect();
-    let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))?;
+    let arguments: Vec<String> = std::env::args()
+        .filter(|argument| argument != "--bench")
+        .collect();
+    let home = std::env::var("CARGO_HOME")
+        .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))?;
     let directory = arguments.get(1).cloned().unwrap_or(home + "/registry/src");
     let limit: usize = arguments.get(2).map_or(Ok(10), |text| text.parse())? * 1_000_000;
     let mut texts = Vec::new();
@@ -18,7 +21,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if bytes >= limit {
             break;
         }
-        if entry.path().extension().is_some_and(|extension| extension == "md")
+        if entry
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "md")
             && let Ok(text) = std::fs::read_to_string(entry.path())
         {
             bytes += text.len();
@@ -27,11 +33,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let mut filter = RepetitionFilter::new();
     let started = Instant::now();
-    let removed = texts.iter().filter(|text| filter.broken(text).is_some()).count();
+    let removed = texts
+        .iter()
+        .filter(|text| filter.broken(text).is_some())
+        .count();
     let seconds = started.elapsed().as_secs_f64();
-    println!("{} documents, {:.1} MB: {:.1} MB/s, {removed} removed", texts.len(), bytes as f64 / 1e6, bytes as f64 / 1e6 / seconds);
+    println!(
+        "{} documents, {:.1} MB: {:.1} MB/s, {removed} removed",
+        texts.len(),
+        bytes as f64 / 1e6,
+        bytes as f64 / 1e6 / seconds
+    );
     if let Some(out) = arguments.get(3) {
-        let lines: Vec<String> = texts.iter().map(|text| serde_json::json!(text).to_string()).collect();
+        let lines: Vec<String> = texts
+            .iter()
+            .map(|text| serde_json::json!(text).to_string())
+            .collect();
         std::fs::write(out, lines.join("\n"))?;
     }
     Ok(())

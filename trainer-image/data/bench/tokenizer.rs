@@ -11,8 +11,11 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer, TokenizerBuilder};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().filter(|argument| argument != "--bench").collect();
-    let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))?;
+    let arguments: Vec<String> = std::env::args()
+        .filter(|argument| argument != "--bench")
+        .collect();
+    let home = std::env::var("CARGO_HOME")
+        .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))?;
     let directory = arguments.get(1).cloned().unwrap_or(home + "/registry/src");
     let limit: usize = arguments.get(2).map_or(Ok(10), |text| text.parse())? * 1_000_000;
     let vocabulary: u32 = arguments.get(3).map_or(Ok(8192), |text| text.parse())?;
@@ -23,7 +26,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if bytes >= limit {
             break;
         }
-        if entry.path().extension().is_some_and(|extension| extension == "rs" || extension == "md")
+        if entry
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "rs" || extension == "md")
             && let Ok(text) = std::fs::read_to_string(entry.path())
         {
             bytes += text.len();
@@ -31,7 +37,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let rate = |started: Instant| bytes as f64 / 1e6 / started.elapsed().as_secs_f64();
-    println!("{} files, {:.1} MB, vocabulary {vocabulary}", texts.len(), bytes as f64 / 1e6);
+    println!(
+        "{} files, {:.1} MB, vocabulary {vocabulary}",
+        texts.len(),
+        bytes as f64 / 1e6
+    );
 
     let started = Instant::now();
     let ours = train_texts(texts.iter().cloned().map(Ok), vocabulary, &[])?;
@@ -40,7 +50,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .show_progress(false)
         .vocab_size(vocabulary as usize)
         .min_frequency(2)
-        .special_tokens(SPECIAL_TOKENS.map(|token| AddedToken::from(token, true)).to_vec())
+        .special_tokens(
+            SPECIAL_TOKENS
+                .map(|token| AddedToken::from(token, true))
+                .to_vec(),
+        )
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     let mut plain = TokenizerBuilder::new()
@@ -53,11 +67,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map_err(|error| error.to_string())?;
     tokenizers::utils::parallelism::set_parallelism(false);
     let started = Instant::now();
-    plain.train(&mut trainer, texts.iter().map(String::as_str)).map_err(|error| error.to_string())?;
+    plain
+        .train(&mut trainer, texts.iter().map(String::as_str))
+        .map_err(|error| error.to_string())?;
     let peer = rate(started);
     let plain: Tokenizer = plain.into();
     let same = ours.to_string(false).ok() == plain.to_string(false).ok();
-    println!("training: ours {own:.1} MB/s, tokenizers {peer:.1} MB/s, ratio {:.1}, same file {same}", own / peer);
+    println!(
+        "training: ours {own:.1} MB/s, tokenizers {peer:.1} MB/s, ratio {:.1}, same file {same}",
+        own / peer
+    );
 
     let mut encoder = Encoder::with_threads(&ours, 1);
     let started = Instant::now();
@@ -66,12 +85,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut plain = plain;
     plain.set_encode_special_tokens(true);
     let started = Instant::now();
-    let expected = plain.encode_batch_fast(texts.clone(), false).map_err(|error| error.to_string())?;
+    let expected = plain
+        .encode_batch_fast(texts.clone(), false)
+        .map_err(|error| error.to_string())?;
     let peer = rate(started);
-    let same = ids.iter().zip(&expected).all(|(own, peer)| own.as_slice() == peer.get_ids());
-    println!("encoding: ours {own:.1} MB/s, tokenizers {peer:.1} MB/s, ratio {:.1}, same ids {same}", own / peer);
+    let same = ids
+        .iter()
+        .zip(&expected)
+        .all(|(own, peer)| own.as_slice() == peer.get_ids());
+    println!(
+        "encoding: ours {own:.1} MB/s, tokenizers {peer:.1} MB/s, ratio {:.1}, same ids {same}",
+        own / peer
+    );
     if let Some(out) = arguments.get(4) {
-        std::fs::write(format!("{out}/tokenizer.json"), ours.to_string(false).map_err(|error| error.to_string())?)?;
+        std::fs::write(
+            format!("{out}/tokenizer.json"),
+            ours.to_string(false).map_err(|error| error.to_string())?,
+        )?;
         std::fs::write(format!("{out}/text"), texts.concat())?;
     }
     Ok(())

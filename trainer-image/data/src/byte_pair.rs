@@ -101,15 +101,25 @@ impl BytePair {
             return None;
         }
         let vocabulary = model.get("vocab")?.as_object()?;
-        let id = |token: &str| vocabulary.get(token).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-        let bytes = (0..=255).map(|byte| id(visible(byte).encode_utf8(&mut [0; 4]))).collect::<Option<Vec<_>>>()?;
+        let id = |token: &str| {
+            vocabulary
+                .get(token)
+                .and_then(Value::as_u64)
+                .and_then(|id| u32::try_from(id).ok())
+        };
+        let bytes = (0..=255)
+            .map(|byte| id(visible(byte).encode_utf8(&mut [0; 4])))
+            .collect::<Option<Vec<_>>>()?;
         let mut merges = PieceMap::default();
         for (rank, merge) in model.get("merges")?.as_array()?.iter().enumerate() {
             let (left, right) = match merge {
                 Value::String(pair) => pair.split_once(' ')?,
                 pair => (pair.get(0)?.as_str()?, pair.get(1)?.as_str()?),
             };
-            merges.insert(key(id(left)?, id(right)?), (rank as u32, id(&format!("{left}{right}"))?));
+            merges.insert(
+                key(id(left)?, id(right)?),
+                (rank as u32, id(&format!("{left}{right}"))?),
+            );
         }
         Some(Self { bytes, merges })
     }
@@ -119,7 +129,12 @@ impl BytePair {
         split(text, |piece| {
             let bytes = piece.as_bytes();
             if let Some(&(start, end)) = cache.places.get(bytes) {
-                ids.extend_from_slice(cache.ids.get(start as usize..end as usize).unwrap_or_default());
+                ids.extend_from_slice(
+                    cache
+                        .ids
+                        .get(start as usize..end as usize)
+                        .unwrap_or_default(),
+                );
                 return;
             }
             self.merge(bytes, &mut cache.symbols, &mut cache.ranks);
@@ -127,20 +142,33 @@ impl BytePair {
             if bytes.len() <= CACHE_PIECE && cache.places.len() < CACHE_PIECES {
                 let start = cache.ids.len() as u32;
                 cache.ids.extend_from_slice(&cache.symbols);
-                cache.places.insert(bytes.into(), (start, cache.ids.len() as u32));
+                cache
+                    .places
+                    .insert(bytes.into(), (start, cache.ids.len() as u32));
             }
         });
     }
 
     fn merge(&self, bytes: &[u8], symbols: &mut Vec<u32>, ranks: &mut Vec<u32>) {
         symbols.clear();
-        symbols.extend(bytes.iter().filter_map(|byte| self.bytes.get(usize::from(*byte))));
-        if symbols.len() > SCAN { self.merge_heap(symbols) } else { self.merge_scan(symbols, ranks) }
+        symbols.extend(
+            bytes
+                .iter()
+                .filter_map(|byte| self.bytes.get(usize::from(*byte))),
+        );
+        if symbols.len() > SCAN {
+            self.merge_heap(symbols)
+        } else {
+            self.merge_scan(symbols, ranks)
+        }
     }
 
     fn rank(&self, symbols: &[u32], at: usize) -> u32 {
         match symbols.get(at..at + 2) {
-            Some(&[left, right]) => self.merges.get(&key(left, right)).map_or(u32::MAX, |(rank, _)| *rank),
+            Some(&[left, right]) => self
+                .merges
+                .get(&key(left, right))
+                .map_or(u32::MAX, |(rank, _)| *rank),
             _ => u32::MAX,
         }
     }
@@ -187,7 +215,9 @@ impl BytePair {
         }
         while let Some(Reverse((_, at, merged))) = heap.pop() {
             let Some(&right) = next.get(at) else { continue };
-            if symbols.get(at) == Some(&GONE) || pair(symbols, at, right).map(|(_, id)| id) != Some(merged) {
+            if symbols.get(at) == Some(&GONE)
+                || pair(symbols, at, right).map(|(_, id)| id) != Some(merged)
+            {
                 continue;
             }
             let after = next.get(right).copied().unwrap_or(count);

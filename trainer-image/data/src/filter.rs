@@ -16,7 +16,9 @@ pub(crate) fn refused(clean: &Clean, text: &str) -> Option<&'static str> {
         return Some("tooLong");
     }
     match clean.repetition {
-        Some(Repetition::Gopher) => repetition::Repetition::new().broken(text).map(RepetitionRule::reason),
+        Some(Repetition::Gopher) => repetition::Repetition::new()
+            .broken(text)
+            .map(RepetitionRule::reason),
         None => None,
     }
 }
@@ -26,7 +28,9 @@ mod tests {
     use super::*;
 
     fn repetitive(text: &str) -> Option<&'static str> {
-        RepetitionFilter::new().broken(text).map(RepetitionRule::reason)
+        RepetitionFilter::new()
+            .broken(text)
+            .map(RepetitionRule::reason)
     }
 
     #[test]

@@ -15,7 +15,9 @@ pub(crate) struct Crates {
 impl Crates {
     /// `package.license` of the nearest `Cargo.toml` above a file, not above `root`.
     pub(crate) fn license(&mut self, root: &Path, file: &Path) -> Option<String> {
-        let directory = file.parent().filter(|directory| directory.starts_with(root))?;
+        let directory = file
+            .parent()
+            .filter(|directory| directory.starts_with(root))?;
         if let Some(known) = self.known.get(directory) {
             return known.clone();
         }
@@ -30,11 +32,24 @@ impl Crates {
 }
 
 fn package_license(manifest: &str) -> Option<String> {
-    let package = manifest.lines().map(str::trim).skip_while(|line| *line != "[package]").skip(1);
-    package.take_while(|line| !line.starts_with('[')).find_map(|line| {
-        let value = line.strip_prefix("license")?.trim_start().strip_prefix('=')?.trim();
-        value.strip_prefix('"')?.split_once('"').map(|(license, _)| license.to_owned())
-    })
+    let package = manifest
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| *line != "[package]")
+        .skip(1);
+    package
+        .take_while(|line| !line.starts_with('['))
+        .find_map(|line| {
+            let value = line
+                .strip_prefix("license")?
+                .trim_start()
+                .strip_prefix('=')?
+                .trim();
+            value
+                .strip_prefix('"')?
+                .split_once('"')
+                .map(|(license, _)| license.to_owned())
+        })
 }
 
 /// Whether a document with this expression may be used: `None` when it may, else the reason.
@@ -89,16 +104,28 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        write("a/Cargo.toml", "[package]\nname = \"a\"\nlicense-file = \"x\"\nlicense = \"MIT OR Apache-2.0\"\n");
+        write(
+            "a/Cargo.toml",
+            "[package]\nname = \"a\"\nlicense-file = \"x\"\nlicense = \"MIT OR Apache-2.0\"\n",
+        );
         write("a/src/deep/lib.rs", "");
-        write("a/inner/Cargo.toml", "[package]\nname = \"b\"\n[dependencies]\nlicense = \"1\"\n");
+        write(
+            "a/inner/Cargo.toml",
+            "[package]\nname = \"b\"\n[dependencies]\nlicense = \"1\"\n",
+        );
         write("b/lib.rs", "");
         let mut crates = Crates::default();
         let mut of = |path: &str| crates.license(root.path(), &root.path().join(path));
-        assert_eq!(of("a/src/deep/lib.rs").as_deref(), Some("MIT OR Apache-2.0"));
+        assert_eq!(
+            of("a/src/deep/lib.rs").as_deref(),
+            Some("MIT OR Apache-2.0")
+        );
         assert_eq!(of("a/inner/x.rs").as_deref(), Some("MIT OR Apache-2.0"));
         assert_eq!(of("b/lib.rs"), None);
-        let below = Crates::default().license(&root.path().join("a/src"), &root.path().join("a/src/deep/lib.rs"));
+        let below = Crates::default().license(
+            &root.path().join("a/src"),
+            &root.path().join("a/src/deep/lib.rs"),
+        );
         assert_eq!(below, None, "nothing above the source's root is read");
     }
 

@@ -57,21 +57,34 @@ pub(crate) fn read(
 }
 
 /// Checks that a record is what the purpose needs and gives it in its canonical form: sorted keys, one line.
-fn canonical(at: &At<'_>, purpose: Purpose, record: Map<String, Value>) -> Result<String, DataError> {
-    let text = |name: &str| record.get(name).and_then(Value::as_str).is_some_and(|text| !text.trim().is_empty());
+fn canonical(
+    at: &At<'_>,
+    purpose: Purpose,
+    record: Map<String, Value>,
+) -> Result<String, DataError> {
+    let text = |name: &str| {
+        record
+            .get(name)
+            .and_then(Value::as_str)
+            .is_some_and(|text| !text.trim().is_empty())
+    };
     let messages = record.get("messages").map(conversation);
     let problem = match purpose {
         Purpose::Instruction => match messages {
             Some(Some(true)) => None,
             None if text("prompt") && text("response") => None,
-            _ => Some("is no conversation: give `prompt` and `response`, or `messages` of {role, content} with an answer of the assistant"),
+            _ => Some(
+                "is no conversation: give `prompt` and `response`, or `messages` of {role, content} with an answer of the assistant",
+            ),
         },
         Purpose::Preference if text("prompt") && text("chosen") && text("rejected") => None,
         Purpose::Preference => Some("is no preference: give `prompt`, `chosen` and `rejected`"),
         Purpose::Prompts if text("prompt") || messages.flatten().is_some() => None,
         Purpose::Prompts => Some("is no prompt: give `prompt`, or `messages` of {role, content}"),
         // The suites decide which fields they need.
-        Purpose::Evaluation | Purpose::Pretraining | Purpose::Retrieval if record.is_empty() => Some("is an empty object"),
+        Purpose::Evaluation | Purpose::Pretraining | Purpose::Retrieval if record.is_empty() => {
+            Some("is an empty object")
+        }
         Purpose::Evaluation | Purpose::Pretraining | Purpose::Retrieval => None,
     };
     if let Some(problem) = problem {
@@ -82,10 +95,17 @@ fn canonical(at: &At<'_>, purpose: Purpose, record: Map<String, Value>) -> Resul
 
 /// Whether the assistant answers in a list of messages; `None` when it is none.
 fn conversation(messages: &Value) -> Option<bool> {
-    let messages = messages.as_array().filter(|messages| !messages.is_empty())?;
+    let messages = messages
+        .as_array()
+        .filter(|messages| !messages.is_empty())?;
     let mut answered = false;
     for message in messages {
-        let part = |name: &str| message.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let part = |name: &str| {
+            message
+                .get(name)
+                .and_then(Value::as_str)
+                .filter(|text| !text.is_empty())
+        };
         part("content")?;
         answered |= part("role")? == "assistant";
     }
@@ -100,27 +120,68 @@ mod tests {
 
     #[test]
     fn each_purpose_has_its_forms() {
-        let at = At { path: Path::new("x.jsonl"), line: 3 };
-        let good = |purpose, value: Value| canonical(&at, purpose, value.as_object().unwrap().clone()).is_ok();
+        let at = At {
+            path: Path::new("x.jsonl"),
+            line: 3,
+        };
+        let good = |purpose, value: Value| {
+            canonical(&at, purpose, value.as_object().unwrap().clone()).is_ok()
+        };
         let asked = json!({"messages": [{"role": "user", "content": "hi"}]});
         let chat = json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]});
         let pair = json!({"prompt": "a", "response": "b"});
         let preference = json!({"prompt": "a", "chosen": "b", "rejected": "c"});
         for (purpose, accepted, refused) in [
-            (Purpose::Instruction, vec![&chat, &pair], vec![&asked, &preference]),
+            (
+                Purpose::Instruction,
+                vec![&chat, &pair],
+                vec![&asked, &preference],
+            ),
             (Purpose::Preference, vec![&preference], vec![&chat, &pair]),
             (Purpose::Prompts, vec![&asked, &chat, &pair], vec![]),
-            (Purpose::Evaluation, vec![&asked, &chat, &pair, &preference], vec![]),
+            (
+                Purpose::Evaluation,
+                vec![&asked, &chat, &pair, &preference],
+                vec![],
+            ),
         ] {
-            assert!(accepted.into_iter().all(|value| good(purpose, value.clone())), "{purpose:?}");
-            assert!(!refused.into_iter().any(|value| good(purpose, value.clone())), "{purpose:?}");
+            assert!(
+                accepted
+                    .into_iter()
+                    .all(|value| good(purpose, value.clone())),
+                "{purpose:?}"
+            );
+            assert!(
+                !refused
+                    .into_iter()
+                    .any(|value| good(purpose, value.clone())),
+                "{purpose:?}"
+            );
         }
-        for broken in [json!({"messages": []}), json!({"messages": [{"role": "user"}]}), json!({"messages": 3}), json!({})] {
+        for broken in [
+            json!({"messages": []}),
+            json!({"messages": [{"role": "user"}]}),
+            json!({"messages": 3}),
+            json!({}),
+        ] {
             assert!(!good(Purpose::Prompts, broken.clone()) && !good(Purpose::Instruction, broken));
         }
         assert!(!good(Purpose::Evaluation, json!({})));
-        assert_eq!(canonical(&at, Purpose::Evaluation, json!({"b": 1, "a": 2}).as_object().unwrap().clone()).unwrap(), "{\"a\":2,\"b\":1}");
-        let error = canonical(&at, Purpose::Preference, Map::new()).unwrap_err().to_string();
-        assert!(error.contains("x.jsonl") && error.contains('3') && error.contains("`chosen`"), "{error}");
+        assert_eq!(
+            canonical(
+                &at,
+                Purpose::Evaluation,
+                json!({"b": 1, "a": 2}).as_object().unwrap().clone()
+            )
+            .unwrap(),
+            "{\"a\":2,\"b\":1}"
+        );
+        let error = canonical(&at, Purpose::Preference, Map::new())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("x.jsonl") && error.contains('3') && error.contains("`chosen`"),
+            "{error}"
+        );
     }
 }

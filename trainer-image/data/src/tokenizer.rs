@@ -65,14 +65,22 @@ pub fn train_texts(
     for text in texts {
         counts.add(&text?);
     }
-    let trained = byte_pair::train(&counts, vocabulary_size as usize, &special_tokens, LEAST_FREQUENCY);
+    let trained = byte_pair::train(
+        &counts,
+        vocabulary_size as usize,
+        &special_tokens,
+        LEAST_FREQUENCY,
+    );
     assemble(trained, &special_tokens)
 }
 
 /// A tokenizer in Hugging Face's form.
 pub(crate) fn assemble(trained: Trained, special: &[String]) -> Result<Tokenizer, DataError> {
     let vocabulary: tokenizers::models::bpe::Vocab = trained.tokens.into_iter().zip(0..).collect();
-    let model = BPE::builder().vocab_and_merges(vocabulary, trained.merges).build().map_err(failed)?;
+    let model = BPE::builder()
+        .vocab_and_merges(vocabulary, trained.merges)
+        .build()
+        .map_err(failed)?;
     let mut tokenizer = TokenizerBuilder::new()
         .with_model(model)
         .with_normalizer(None::<tokenizers::NormalizerWrapper>)
@@ -81,7 +89,9 @@ pub(crate) fn assemble(trained: Trained, special: &[String]) -> Result<Tokenizer
         .with_decoder(Some(ByteLevel::new(false, true, true)))
         .build()
         .map_err(failed)?;
-    let special = special.iter().map(|token| AddedToken::from(token.as_str(), true));
+    let special = special
+        .iter()
+        .map(|token| AddedToken::from(token.as_str(), true));
     tokenizer.add_special_tokens(special).map_err(failed)?;
     Ok(tokenizer.into())
 }
@@ -117,7 +127,10 @@ pub struct Encoder {
 impl Encoder {
     /// Takes a tokenizer over; its settings of special tokens do not matter.
     pub fn new(tokenizer: &Tokenizer) -> Self {
-        Self::with_threads(tokenizer, std::thread::available_parallelism().map_or(1, usize::from))
+        Self::with_threads(
+            tokenizer,
+            std::thread::available_parallelism().map_or(1, usize::from),
+        )
     }
 
     /// The same on so many threads, at least one.
@@ -125,7 +138,11 @@ impl Encoder {
         let mut tokenizer = tokenizer.clone();
         tokenizer.set_encode_special_tokens(true);
         let caches = (0..threads.max(1)).map(|_| Cache::default()).collect();
-        Self { fast: BytePair::of(&tokenizer), tokenizer, caches }
+        Self {
+            fast: BytePair::of(&tokenizer),
+            tokenizer,
+            caches,
+        }
     }
 
     /// Ids of each text, in order, whatever the threads.
@@ -134,10 +151,19 @@ impl Encoder {
     /// `Tokenizer`.
     pub fn encode(&mut self, texts: Vec<String>) -> Result<Vec<Vec<u32>>, DataError> {
         let Some(fast) = &self.fast else {
-            let encodings = self.tokenizer.encode_batch_fast(texts, false).map_err(failed)?;
-            return Ok(encodings.into_iter().map(|encoding| encoding.get_ids().to_vec()).collect());
+            let encodings = self
+                .tokenizer
+                .encode_batch_fast(texts, false)
+                .map_err(failed)?;
+            return Ok(encodings
+                .into_iter()
+                .map(|encoding| encoding.get_ids().to_vec())
+                .collect());
         };
-        let mut all: Vec<Vec<u32>> = texts.iter().map(|text| Vec::with_capacity(text.len() / 3)).collect();
+        let mut all: Vec<Vec<u32>> = texts
+            .iter()
+            .map(|text| Vec::with_capacity(text.len() / 3))
+            .collect();
         // Runs of texts of about the same size, one per thread.
         let share = texts.iter().map(String::len).sum::<usize>() / self.caches.len().max(1) + 1;
         let (mut texts, mut ids) = (texts.as_slice(), all.as_mut_slice());

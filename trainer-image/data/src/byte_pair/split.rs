@@ -17,7 +17,9 @@ fn classes() -> &'static [u8] {
         let mut classes = vec![OTHER; 0x11_0000];
         for (pattern, class) in [(r"\p{L}", LETTER), (r"\p{N}", NUMBER), (r"\s", SPACE)] {
             let parsed = regex_syntax::parse(pattern).map(|hir| hir.into_kind());
-            let Ok(HirKind::Class(Class::Unicode(ranges))) = parsed else { continue };
+            let Ok(HirKind::Class(Class::Unicode(ranges))) = parsed else {
+                continue;
+            };
             for range in ranges.iter() {
                 let range = range.start() as usize..=range.end() as usize;
                 if let Some(slots) = classes.get_mut(range) {
@@ -59,14 +61,20 @@ pub(crate) fn split<'a>(text: &'a str, mut each: impl FnMut(&'a str)) {
             ([b'\'', b'r' | b'v', b'e', ..] | [b'\'', b'l', b'l', ..], _) => start + 3,
             (_, SPACE) => match at(classes, text, start + 1) {
                 // One space belongs to what follows it.
-                Some((next, after)) if rest.first() == Some(&b' ') && next != SPACE => run(start + 1 + after, next),
+                Some((next, after)) if rest.first() == Some(&b' ') && next != SPACE => {
+                    run(start + 1 + after, next)
+                }
                 _ => {
                     let (mut end, mut last) = (start + length, start);
                     while let Some((SPACE, length)) = at(classes, text, end) {
                         (last, end) = (end, end + length);
                     }
                     // The last white space before a word stays with the word.
-                    if end < text.len() && last > start { last } else { end }
+                    if end < text.len() && last > start {
+                        last
+                    } else {
+                        end
+                    }
                 }
             },
             _ => run(start + length, class),

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, TokenizerBuilder};
+use tokenizers::{
+    AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, TokenizerBuilder,
+};
 
 use super::*;
 use crate::tokenizer::SPECIAL_TOKENS;
@@ -14,7 +16,11 @@ fn reference(texts: &[String], size: usize) -> Tokenizer {
         .show_progress(false)
         .vocab_size(size)
         .min_frequency(2)
-        .special_tokens(SPECIAL_TOKENS.map(|token| AddedToken::from(token, true)).to_vec())
+        .special_tokens(
+            SPECIAL_TOKENS
+                .map(|token| AddedToken::from(token, true))
+                .to_vec(),
+        )
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     let mut tokenizer = TokenizerBuilder::new()
@@ -25,7 +31,9 @@ fn reference(texts: &[String], size: usize) -> Tokenizer {
         .with_decoder(Some(ByteLevel::new(false, true, true)))
         .build()
         .unwrap();
-    tokenizer.train(&mut trainer, texts.iter().map(String::as_str)).unwrap();
+    tokenizer
+        .train(&mut trainer, texts.iter().map(String::as_str))
+        .unwrap();
     let mut tokenizer: Tokenizer = tokenizer.into();
     tokenizer.set_encode_special_tokens(true);
     tokenizer
@@ -45,7 +53,9 @@ fn model(tokenizer: &Tokenizer) -> Value {
 /// Prose and code of this crate, in documents of 20 lines.
 fn texts() -> Vec<String> {
     let mut all = String::new();
-    for entry in walkdir::WalkDir::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).sort_by_file_name() {
+    for entry in
+        walkdir::WalkDir::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).sort_by_file_name()
+    {
         let entry = entry.unwrap();
         if entry.file_type().is_file() {
             all.push_str(&std::fs::read_to_string(entry.path()).unwrap());
@@ -57,7 +67,8 @@ fn texts() -> Vec<String> {
 
 /// One to `most` of the choices.
 fn of(choices: impl Iterator<Item = String>, most: usize) -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(choices.collect::<Vec<_>>()), 1..=most).prop_map(|parts| parts.concat())
+    prop::collection::vec(prop::sample::select(choices.collect::<Vec<_>>()), 1..=most)
+        .prop_map(|parts| parts.concat())
 }
 
 /// Text that stresses the splitting rule: all classes, scripts, contractions, white space, special tokens.
@@ -65,12 +76,23 @@ fn odd() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         "[ -~]{0,12}",
         prop::collection::vec(any::<char>(), 0..8).prop_map(String::from_iter),
-        of(" \t\n\r\u{a0}\u{2003}\u{3000}\u{85}".chars().map(String::from), 5),
-        of("'s 't 're 've 'm 'll 'd 'S 'l ' ’s".split(' ').map(str::to_owned), 3),
+        of(
+            " \t\n\r\u{a0}\u{2003}\u{3000}\u{85}"
+                .chars()
+                .map(String::from),
+            5
+        ),
+        of(
+            "'s 't 're 've 'm 'll 'd 'S 'l ' ’s"
+                .split(' ')
+                .map(str::to_owned),
+            3
+        ),
         of("azAZßÿΑω中丐กฮ٠٩Ⅷ½²".chars().map(String::from), 20),
         Just("<|endoftext|>".to_owned()),
         Just("ᾳ\u{0345}ः\u{0301}🏳️‍🌈".to_owned()),
-        (0u8..128, 1usize..200).prop_map(|(byte, count)| char::from(byte).to_string().repeat(count)),
+        (0u8..128, 1usize..200)
+            .prop_map(|(byte, count)| char::from(byte).to_string().repeat(count)),
     ];
     prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
 }
@@ -79,17 +101,26 @@ fn odd() -> impl Strategy<Value = String> {
 fn bytes_are_written_as_gpt2_does() {
     let alphabet = ByteLevel::alphabet();
     assert!((0..=255).all(|byte| alphabet.contains(&visible(byte))));
-    assert_eq!([visible(b'A'), visible(b' '), visible(b'\n'), visible(0xAD)], ['A', 'Ġ', 'Ċ', 'Ń']);
+    assert_eq!(
+        [visible(b'A'), visible(b' '), visible(b'\n'), visible(0xAD)],
+        ['A', 'Ġ', 'Ċ', 'Ń']
+    );
 }
 
 #[test]
 fn training_gives_the_merges_of_the_reference() {
     let texts = texts();
     for size in [300, 1_000, 4_000] {
-        assert_eq!(model(&own(&texts, size)), model(&reference(&texts, size)), "{size} tokens");
+        assert_eq!(
+            model(&own(&texts, size)),
+            model(&reference(&texts, size)),
+            "{size} tokens"
+        );
     }
     // Runs of one character, where pairs overlap.
-    let runs: Vec<String> = (1..60).map(|n| "a".repeat(n) + &"ab".repeat(n % 7) + &"=".repeat(n * 3)).collect();
+    let runs: Vec<String> = (1..60)
+        .map(|n| "a".repeat(n) + &"ab".repeat(n % 7) + &"=".repeat(n * 3))
+        .collect();
     assert_eq!(model(&own(&runs, 320)), model(&reference(&runs, 320)));
 }
 
@@ -101,12 +132,29 @@ fn ids_of_all_text_at_hand_equal_the_reference() {
     for text in &texts {
         let mut ids = Vec::new();
         fast.encode(text, &mut cache, &mut ids);
-        assert_eq!(ids, tokenizer.encode_fast(text.as_str(), false).unwrap().get_ids());
+        assert_eq!(
+            ids,
+            tokenizer
+                .encode_fast(text.as_str(), false)
+                .unwrap()
+                .get_ids()
+        );
     }
-    for long in ["a".repeat(20_000), "=- ".repeat(5_000), "中文".repeat(3_000), " \n".repeat(4_000)] {
+    for long in [
+        "a".repeat(20_000),
+        "=- ".repeat(5_000),
+        "中文".repeat(3_000),
+        " \n".repeat(4_000),
+    ] {
         let mut ids = Vec::new();
         fast.encode(&long, &mut cache, &mut ids);
-        assert_eq!(ids, tokenizer.encode_fast(long.as_str(), false).unwrap().get_ids());
+        assert_eq!(
+            ids,
+            tokenizer
+                .encode_fast(long.as_str(), false)
+                .unwrap()
+                .get_ids()
+        );
     }
 }
 
@@ -117,7 +165,9 @@ fn other_tokenizers_are_not_taken_over() {
     tokenizer.with_pre_tokenizer(Some(ByteLevel::new(true, true, true)));
     assert!(BytePair::of(&tokenizer).is_none());
     tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
-    tokenizer.add_tokens([AddedToken::from("plain", false)]).unwrap();
+    tokenizer
+        .add_tokens([AddedToken::from("plain", false)])
+        .unwrap();
     assert!(BytePair::of(&tokenizer).is_none());
 }
 

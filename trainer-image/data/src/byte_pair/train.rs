@@ -40,7 +40,10 @@ struct Candidate {
 
 /// Trains up to `size` tokens; pairs seen less than `least` times are not merged.
 pub(crate) fn train(counts: &WordCounts, size: usize, special: &[String], least: i64) -> Trained {
-    let mut trained = Trained { tokens: special.to_vec(), merges: Vec::new() };
+    let mut trained = Trained {
+        tokens: special.to_vec(),
+        merges: Vec::new(),
+    };
     // The alphabet in order of its visible characters.
     let alphabet: BTreeMap<char, u8> = (0..=255).map(|byte| (visible(byte), byte)).collect();
     let mut ids = vec![0; 256];
@@ -50,11 +53,16 @@ pub(crate) fn train(counts: &WordCounts, size: usize, special: &[String], least:
         }
         trained.tokens.push(character.to_string());
     }
-    let mut known: PieceMap<Box<[u8]>, u32> =
-        (0..).zip(&trained.tokens).map(|(id, token)| (token.as_bytes().into(), id)).collect();
+    let mut known: PieceMap<Box<[u8]>, u32> = (0..)
+        .zip(&trained.tokens)
+        .map(|(id, token)| (token.as_bytes().into(), id))
+        .collect();
     let mut words: Vec<(Vec<u32>, i64)> = Vec::with_capacity(counts.0.len());
     for (word, count) in &counts.0 {
-        let symbols = word.iter().filter_map(|byte| ids.get(usize::from(*byte)).copied()).collect();
+        let symbols = word
+            .iter()
+            .filter_map(|byte| ids.get(usize::from(*byte)).copied())
+            .collect();
         words.push((symbols, *count as i64));
     }
     let mut pairs: PieceMap<u64, i64> = PieceMap::default();
@@ -91,7 +99,9 @@ pub(crate) fn train(counts: &WordCounts, size: usize, special: &[String], least:
         });
         trained.merges.push((first, second));
         for number in top.words {
-            let Some((symbols, count)) = words.get_mut(number as usize) else { continue };
+            let Some((symbols, count)) = words.get_mut(number as usize) else {
+                continue;
+            };
             merge(symbols, (left, right), id, |pair, change| {
                 *pairs.entry(pair).or_default() += change * *count;
                 if change > 0 {
@@ -112,7 +122,11 @@ fn touch(touched: &mut PieceMap<u64, Vec<u32>>, pair: u64, word: u32) {
     }
 }
 
-fn enqueue(queue: &mut BinaryHeap<Candidate>, touched: &mut PieceMap<u64, Vec<u32>>, pairs: &PieceMap<u64, i64>) {
+fn enqueue(
+    queue: &mut BinaryHeap<Candidate>,
+    touched: &mut PieceMap<u64, Vec<u32>>,
+    pairs: &PieceMap<u64, i64>,
+) {
     for (pair, words) in touched.drain() {
         let count = pairs.get(&pair).copied().unwrap_or(0);
         if count > 0 {
@@ -123,7 +137,12 @@ fn enqueue(queue: &mut BinaryHeap<Candidate>, touched: &mut PieceMap<u64, Vec<u3
 }
 
 /// Merges a pair in a word and tells how the counts of neighbouring pairs change.
-fn merge(symbols: &mut Vec<u32>, (left, right): (u32, u32), id: u32, mut change: impl FnMut(u64, i64)) {
+fn merge(
+    symbols: &mut Vec<u32>,
+    (left, right): (u32, u32),
+    id: u32,
+    mut change: impl FnMut(u64, i64),
+) {
     let (mut from, mut to) = (0usize, 0usize);
     while let Some(&symbol) = symbols.get(from) {
         let mut written = symbol;

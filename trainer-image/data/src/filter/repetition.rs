@@ -44,7 +44,14 @@ const PARAGRAPH_CHARACTERS: f64 = 0.20;
 const LINES: f64 = 0.30;
 const LINE_CHARACTERS: f64 = 0.20;
 const TOP: [(u8, f64); 3] = [(2, 0.20), (3, 0.18), (4, 0.16)];
-const DUPLICATE: [(u8, f64); 6] = [(5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10)];
+const DUPLICATE: [(u8, f64); 6] = [
+    (5, 0.15),
+    (6, 0.14),
+    (7, 0.13),
+    (8, 0.12),
+    (9, 0.11),
+    (10, 0.10),
+];
 
 /// Modulus and base of the hash of concatenated words (Karp and Rabin 1987).
 const PRIME: u64 = (1 << 61) - 1;
@@ -53,7 +60,11 @@ const BASE: u64 = 0x0f3a_91c5_77d1_2b4d;
 fn multiply(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     let folded = (product & u128::from(PRIME)) as u64 + (product >> 61) as u64;
-    if folded >= PRIME { folded - PRIME } else { folded }
+    if folded >= PRIME {
+        folded - PRIME
+    } else {
+        folded
+    }
 }
 
 /// The filter with its scratch space, reused over documents.
@@ -115,7 +126,10 @@ impl Repetition {
         None
     }
 
-    fn duplicates<'a>(&mut self, elements: impl Iterator<Item = &'a str> + Clone) -> (u64, u64, u64) {
+    fn duplicates<'a>(
+        &mut self,
+        elements: impl Iterator<Item = &'a str> + Clone,
+    ) -> (u64, u64, u64) {
         self.table.clear(elements.clone().count());
         let (mut all, mut duplicates, mut characters) = (0, 0, 0);
         for element in elements {
@@ -139,7 +153,12 @@ impl Repetition {
                 power = multiply(power, BASE);
                 characters += 1;
             }
-            self.words.push(Word { own: xxh3_64(word.as_bytes()), prefix, power, characters });
+            self.words.push(Word {
+                own: xxh3_64(word.as_bytes()),
+                prefix,
+                power,
+                characters,
+            });
         }
     }
 
@@ -173,11 +192,16 @@ impl Repetition {
         self.table.clear(self.words.len());
         let (mut characters, mut index) = (0, 0);
         while let Some(window) = self.words.get(index..index + n) {
-            let (before, start) = match index.checked_sub(1).and_then(|previous| self.words.get(previous)) {
+            let (before, start) = match index
+                .checked_sub(1)
+                .and_then(|previous| self.words.get(previous))
+            {
                 Some(word) => (word.prefix, word.characters),
                 None => (0, 0),
             };
-            let power = window.iter().fold(1, |power, word| multiply(power, word.power));
+            let power = window
+                .iter()
+                .fold(1, |power, word| multiply(power, word.power));
             let Some(last) = window.last() else { break };
             let hash = (last.prefix + PRIME - multiply(before, power)) % PRIME;
             if self.table.add(hash, 0) > 1 {
@@ -191,21 +215,28 @@ impl Repetition {
     }
 
     fn characters_before(&self, index: usize) -> u64 {
-        index.checked_sub(1).and_then(|previous| self.words.get(previous)).map_or(0, |word| word.characters)
+        index
+            .checked_sub(1)
+            .and_then(|previous| self.words.get(previous))
+            .map_or(0, |word| word.characters)
     }
 }
 
 /// Pieces between runs of two or more line feeds; a single one belongs to the piece.
 fn paragraphs(text: &str) -> impl Iterator<Item = &str> + Clone {
     // A run of three leaves a line feed at the head of the next piece, which the pattern would have eaten.
-    text.split("\n\n").map(|piece| piece.trim_start_matches('\n')).filter(|piece| !piece.is_empty())
+    text.split("\n\n")
+        .map(|piece| piece.trim_start_matches('\n'))
+        .filter(|piece| !piece.is_empty())
 }
 
 /// Pieces between runs of line feeds; a run at either end has an empty piece beside it, as in Python's re.split.
 fn lines(text: &str) -> impl Iterator<Item = &str> + Clone {
     let ends = |there: bool| there.then_some("").into_iter();
     let inner = text.split('\n').filter(|line| !line.is_empty());
-    ends(text.starts_with('\n')).chain(inner).chain(ends(text.ends_with('\n')))
+    ends(text.starts_with('\n'))
+        .chain(inner)
+        .chain(ends(text.ends_with('\n')))
 }
 
 fn count(text: &str) -> u64 {

@@ -53,7 +53,9 @@ fn reference(text: &str) -> Option<RepetitionRule> {
         for (index, window) in words.windows(n).enumerate() {
             counts.entry(window.join(" ")).or_insert((0, index)).0 += 1;
         }
-        let top = counts.iter().max_by_key(|(_, (count, first))| (*count, std::cmp::Reverse(*first)));
+        let top = counts
+            .iter()
+            .max_by_key(|(_, (count, first))| (*count, std::cmp::Reverse(*first)));
         if let Some((gram, (count, _))) = top
             && *count > 1
             && (gram.chars().count() * count) as f64 / length > limit
@@ -61,7 +63,14 @@ fn reference(text: &str) -> Option<RepetitionRule> {
             return Some(RepetitionRule::TopNgram(n as u8));
         }
     }
-    for (n, limit) in [(5usize, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10)] {
+    for (n, limit) in [
+        (5usize, 0.15),
+        (6, 0.14),
+        (7, 0.13),
+        (8, 0.12),
+        (9, 0.11),
+        (10, 0.10),
+    ] {
         let (mut seen, mut characters, mut index) = (HashSet::new(), 0, 0);
         while index + n < words.len() + 1 {
             let gram = words[index..index + n].concat();
@@ -82,15 +91,42 @@ fn reference(text: &str) -> Option<RepetitionRule> {
 
 #[test]
 fn every_rule_can_be_the_one_that_is_broken() {
-    let unique = |from: usize, count: usize| (from..from + count).map(|n| format!("w{n}")).collect::<Vec<_>>().join(" ");
+    let unique = |from: usize, count: usize| {
+        (from..from + count)
+            .map(|n| format!("w{n}"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     let long = unique(0, 40);
     let cases = [
-        (format!("x\n\nx\n\nx\n\n{}", unique(0, 90)), Some(RepetitionRule::DuplicateParagraphs)),
-        (format!("{long}\n\n{long}\n\n{}\n\n{}", unique(100, 40), unique(200, 40)), Some(RepetitionRule::DuplicateParagraphCharacters)),
-        (format!("a\na\na\n{}", unique(0, 90)), Some(RepetitionRule::DuplicateLines)),
-        (format!("{long}\n{long}\n{}\n{}", unique(100, 40), unique(200, 40)), Some(RepetitionRule::DuplicateLineCharacters)),
-        (format!("{} {}", "so so ".repeat(30), unique(0, 60)), Some(RepetitionRule::TopNgram(2))),
-        (format!("{} {}", unique(0, 90), unique(10, 60)), Some(RepetitionRule::DuplicateNgrams(5))),
+        (
+            format!("x\n\nx\n\nx\n\n{}", unique(0, 90)),
+            Some(RepetitionRule::DuplicateParagraphs),
+        ),
+        (
+            format!(
+                "{long}\n\n{long}\n\n{}\n\n{}",
+                unique(100, 40),
+                unique(200, 40)
+            ),
+            Some(RepetitionRule::DuplicateParagraphCharacters),
+        ),
+        (
+            format!("a\na\na\n{}", unique(0, 90)),
+            Some(RepetitionRule::DuplicateLines),
+        ),
+        (
+            format!("{long}\n{long}\n{}\n{}", unique(100, 40), unique(200, 40)),
+            Some(RepetitionRule::DuplicateLineCharacters),
+        ),
+        (
+            format!("{} {}", "so so ".repeat(30), unique(0, 60)),
+            Some(RepetitionRule::TopNgram(2)),
+        ),
+        (
+            format!("{} {}", unique(0, 90), unique(10, 60)),
+            Some(RepetitionRule::DuplicateNgrams(5)),
+        ),
         (unique(0, 300), None),
         (String::new(), None),
     ];
@@ -110,14 +146,16 @@ fn verdicts_equal_datatrove() {
     let mut rules = HashSet::new();
     for line in table.lines() {
         let case: serde_json::Value = serde_json::from_str(line).unwrap();
-        let verdict = Repetition::new().broken(case["text"].as_str().unwrap()).map(|rule| match rule {
-            RepetitionRule::DuplicateParagraphs => "dup_para_frac".to_owned(),
-            RepetitionRule::DuplicateParagraphCharacters => "dup_para_char_frac".to_owned(),
-            RepetitionRule::DuplicateLines => "dup_line_frac".to_owned(),
-            RepetitionRule::DuplicateLineCharacters => "dup_line_char_frac".to_owned(),
-            RepetitionRule::TopNgram(n) => format!("top_{n}_gram"),
-            RepetitionRule::DuplicateNgrams(n) => format!("duplicated_{n}_n_grams"),
-        });
+        let verdict = Repetition::new()
+            .broken(case["text"].as_str().unwrap())
+            .map(|rule| match rule {
+                RepetitionRule::DuplicateParagraphs => "dup_para_frac".to_owned(),
+                RepetitionRule::DuplicateParagraphCharacters => "dup_para_char_frac".to_owned(),
+                RepetitionRule::DuplicateLines => "dup_line_frac".to_owned(),
+                RepetitionRule::DuplicateLineCharacters => "dup_line_char_frac".to_owned(),
+                RepetitionRule::TopNgram(n) => format!("top_{n}_gram"),
+                RepetitionRule::DuplicateNgrams(n) => format!("duplicated_{n}_n_grams"),
+            });
         assert_eq!(verdict.as_deref(), case["verdict"].as_str(), "{line}");
         rules.insert(verdict);
     }
