@@ -82,18 +82,18 @@ impl Table {
 #[derive(Debug)]
 pub(crate) struct Grams {
     table: Table,
-    counts: Vec<(u32, u32)>,
+    counts: Vec<u32>,
+    best: Vec<u32>,
 }
 
 impl Grams {
     pub fn new() -> Self {
-        Self { table: Table::new(), counts: Vec::new() }
+        Self { table: Table::new(), counts: Vec::new(), best: Vec::new() }
     }
 
     /// Starts the next order.
     pub fn clear(&mut self) {
         self.table.clear();
-        self.counts.clear();
     }
 
     /// Replaces the (n-1)-gram numbers in `grams` (one for each start) by n-gram numbers, where `last` are the
@@ -103,29 +103,26 @@ impl Grams {
         for (gram, token) in grams.iter_mut().zip(last) {
             *gram = self.table.number(u64::from(*gram) << 32 | u64::from(*token));
         }
-        self.counts.resize(self.table.length(), (0, 0));
     }
 
     /// Sum over n-grams of min(hypothesis count, best reference count), where a reference's count enters as the
     /// maximum over references.
     pub fn matches(&mut self, hypothesis: &[u32], references: &[&[u32]]) -> u64 {
-        let mut best = vec![0u32; self.counts.len()];
+        self.best.clear();
+        self.best.resize(self.table.length(), 0);
         for reference in references {
-            for count in &mut self.counts {
-                count.1 = 0;
-            }
+            self.counts.clear();
+            self.counts.resize(self.table.length(), 0);
             for gram in *reference {
-                if let Some(count) = self.counts.get_mut(*gram as usize) {
-                    count.1 += 1;
+                if let (Some(count), Some(best)) = (self.counts.get_mut(*gram as usize), self.best.get_mut(*gram as usize)) {
+                    *count += 1;
+                    *best = (*best).max(*count);
                 }
-            }
-            for (best, count) in best.iter_mut().zip(&self.counts) {
-                *best = (*best).max(count.1);
             }
         }
         let mut matched = 0;
         for gram in hypothesis {
-            if let Some(left) = best.get_mut(*gram as usize).filter(|left| **left > 0) {
+            if let Some(left) = self.best.get_mut(*gram as usize).filter(|left| **left > 0) {
                 *left -= 1;
                 matched += 1;
             }
@@ -153,7 +150,7 @@ pub(crate) struct Fx(u64);
 
 impl std::hash::Hasher for Fx {
     fn finish(&self) -> u64 {
-        self.0
+        self.0.rotate_left(26) // the good bits of a product are the high ones, a map takes the low ones
     }
 
     fn write(&mut self, bytes: &[u8]) {

@@ -1,0 +1,141 @@
+//! Owns what the store and the operator hear of a running training, and its resume; it must not train.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bessemer_protocol::task::CheckpointPolicy;
+use bessemer_protocol::{CheckpointReport, Stage};
+use bessemer_train::{Finished, Observer, Outcome, Progress};
+use serde_json::{Map, Value, json};
+use tokio::runtime::Handle;
+
+use crate::failure::Failure;
+use crate::job::{Job, Made, WORK};
+
+/// Directory of a run's checkpoints below its work directory; the same as bessemer-train's.
+const CHECKPOINTS: &str = "checkpoints";
+
+/// Listens to a training for a job.
+#[derive(Debug)]
+pub struct Watch {
+    job: Job,
+    policy: CheckpointPolicy,
+    tokens_per_step: u64,
+    begin: Instant,
+    handle: Handle,
+}
+
+impl Watch {
+    /// Brings the newest checkpoint to where the training looks for it, and listens.
+    ///
+    /// # Errors
+    /// When the store cannot be asked, or has only damaged checkpoints.
+    pub fn resume(job: Job, policy: CheckpointPolicy, tokens_per_step: u64) -> Result<Self, Failure> {
+        let handle = Handle::current();
+        let root = job.work.join(CHECKPOINTS);
+        if let Some((step, directory)) = handle.block_on(job.storage.latest_checkpoint())? {
+            let target = root.join(format!("{step:010}"));
+            if !target.exists() {
+                copy(&directory, &target).map_err(|error| Failure::system(&error))?;
+                tracing::info!(step, "continuing from the store's checkpoint");
+            }
+        }
+        job.reporter.stage(Stage::Training, WORK.0);
+        Ok(Self { job, policy, tokens_per_step, begin: Instant::now(), handle })
+    }
+
+    /// The directory and the statistics of a finished model.
+    ///
+    /// # Errors
+    /// When the training was interrupted.
+    pub fn end(outcome: Outcome, trainable: Option<i64>) -> Result<Made, Failure> {
+        match outcome {
+            Outcome::Interrupted { step } => Err(Failure::interrupted(format!("a checkpoint of step {step} is kept"))),
+            Outcome::Finished(finished) => Ok(made(finished, trainable)),
+        }
+    }
+}
+
+fn made(finished: Finished, trainable: Option<i64>) -> Made {
+    let mut statistics = Map::new();
+    statistics.insert("parameters".into(), finished.parameters.into());
+    statistics.insert("tokens".into(), finished.summary.tokens.into());
+    let losses = json!({"training": finished.summary.loss, "validation": finished.summary.validation_loss});
+    statistics.insert("losses".into(), losses);
+    let record = std::fs::read_to_string(finished.directory.join("training.json")).ok();
+    let record: Option<Value> = record.and_then(|text| serde_json::from_str(&text).ok());
+    if let Some(flops) = record.as_ref().and_then(|record| record.get("trainingFlops")) {
+        statistics.insert("flops".into(), flops.clone());
+    }
+    if let Some(trainable) = trainable {
+        statistics.insert("trainableParameters".into(), trainable.into());
+    }
+    Made { directory: finished.directory, statistics }
+}
+
+/// Copies a directory so that it appears under its name only when it is complete.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let partial = to.with_extension("fetched");
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial)?;
+    }
+    std::fs::create_dir_all(&partial)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), partial.join(entry.file_name()))?;
+    }
+    std::fs::rename(partial, to)
+}
+
+impl Observer for Watch {
+    fn progress(&mut self, progress: &Progress) {
+        let share = progress.step as f64 / progress.total_steps.max(1) as f64;
+        self.job.metrics.tokens.inc_by(self.tokens_per_step);
+        self.job.reporter.update(|report| {
+            report.percent = WORK.0 + (WORK.1 - WORK.0) * share;
+            (report.step, report.total_steps) = (progress.step, progress.total_steps);
+            report.eta_seconds = Some(progress.eta_seconds);
+            report.tokens_per_second = Some(progress.tokens_per_second);
+            report.loss = Some(progress.smooth_loss);
+            report.validation_loss = progress.validation_loss.or(report.validation_loss);
+        });
+        let every = (progress.total_steps / 20).max(1);
+        if progress.step.is_multiple_of(every) || progress.step == progress.total_steps {
+            tracing::info!(
+                step = progress.step, of = progress.total_steps, loss = progress.smooth_loss,
+                validation_loss = progress.validation_loss, learning_rate = progress.learning_rate,
+                gradient_norm = progress.gradient_norm, tokens_per_second = progress.tokens_per_second, "trained"
+            );
+        }
+    }
+
+    fn checkpoint(&mut self, step: u64, directory: &Path) -> Result<(), String> {
+        let span = tracing::info_span!("checkpoint", step);
+        let _entered = span.enter();
+        let published = self.handle.block_on(self.job.storage.checkpoint(step, directory, self.policy.keep));
+        match published {
+            Ok(published) => {
+                tracing::info!(step, digest = published.digest, "checkpoint committed");
+                self.job.metrics.checkpoints.inc();
+                let checkpoint = CheckpointReport { step, uri: published.uri, digest: published.digest };
+                self.job.reporter.update(|report| report.checkpoint = Some(checkpoint));
+                Ok(())
+            }
+            // The next one may reach it; until then the one on this disk serves.
+            Err(error) if error.is_transient() => {
+                tracing::warn!(step, %error, "checkpoint stays on this disk");
+                self.job.metrics.checkpoint_failures.inc();
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.job.stop.is_cancelled()
+    }
+
+    fn now(&self) -> Duration {
+        self.begin.elapsed()
+    }
+}
