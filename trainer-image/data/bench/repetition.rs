@@ -13,7 +13,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let home = std::env::var("CARGO_HOME")
         .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))?;
     let directory = arguments.get(1).cloned().unwrap_or(home + "/registry/src");
-    let limit: usize = arguments.get(2).map_or(Ok(10), |text| text.parse())? * 1_000_000;
+    let limit: usize = arguments
+        .get(2)
+        .map_or(Ok(10), |text| text.parse::<usize>())?
+        * 1_000_000;
     let mut texts = Vec::new();
     let mut bytes = 0;
     for entry in walkdir::WalkDir::new(directory).sort_by_file_name() {
