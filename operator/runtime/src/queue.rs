@@ -1,0 +1,266 @@
+//! Owns the work queue: which objects wait, which are being worked on and which come back later.
+//! It must not know what is done with an object.
+//!
+//! # Invariants
+//! - an object is handed out at most once at a time; a trigger during its work runs it once more afterwards;
+//! - an object waits at most once; of several delays the earliest counts;
+//! - order is first in, first out, so no object can hold back another.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// A queue of keys with deduplication and delays.
+pub struct Queue<K> {
+    state: Mutex<State<K>>,
+    changed: Notify,
+}
+
+struct State<K> {
+    ready: VecDeque<K>,
+    waiting: BTreeMap<K, Instant>,
+    active: BTreeMap<K, Instant>,
+    again: BTreeSet<K>,
+    due: BTreeSet<(Instant, K)>,
+    due_of: BTreeMap<K, Instant>,
+    closed: bool,
+}
+
+/// What the queue holds at a moment, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Objects ready to be worked on.
+    pub ready: usize,
+    /// Objects being worked on.
+    pub active: usize,
+    /// Objects that come back later.
+    pub delayed: usize,
+    /// Age of the oldest work in progress.
+    pub longest_active: Duration,
+}
+
+/// An object handed out, with the time it waited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken<K> {
+    /// The object.
+    pub key: K,
+    /// How long it was ready before it was taken.
+    pub waited: Duration,
+}
+
+impl<K: Ord + Clone> Default for Queue<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K: Ord + Clone> Queue<K> {
+    /// An empty queue.
+    #[must_use]
+    pub fn new() -> Self {
+        let state = State {
+            ready: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            active: BTreeMap::new(),
+            again: BTreeSet::new(),
+            due: BTreeSet::new(),
+            due_of: BTreeMap::new(),
+            closed: false,
+        };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Asks for work on `key` now. Returns whether it was not waiting already.
+    pub fn add(&self, key: K) -> bool {
+        let added = self.state.lock().add(key, Instant::now());
+        if added {
+            self.changed.notify_one();
+        }
+        added
+    }
+
+    /// Asks for work on `key` after `delay`; an earlier request stays.
+    pub fn add_after(&self, key: K, delay: Duration) {
+        let at = Instant::now() + delay;
+        {
+            let mut state = self.state.lock();
+            match state.due_of.get(&key).copied() {
+                Some(earlier) if earlier <= at => return,
+                Some(later) => {
+                    state.due.remove(&(later, key.clone()));
+                }
+                None => {}
+            }
+            state.due.insert((at, key.clone()));
+            state.due_of.insert(key, at);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Waits for the next object; `None` once the queue is closed.
+    ///
+    /// # Cancel safety
+    /// Nothing is handed out when the future is dropped before it is ready.
+    pub async fn next(&self) -> Option<Taken<K>> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let wake = {
+                let mut state = self.state.lock();
+                if state.closed {
+                    return None;
+                }
+                let now = Instant::now();
+                state.promote(now);
+                if let Some(taken) = state.take(now) {
+                    // Another worker may have lost this wake-up to us while more is ready.
+                    if !state.ready.is_empty() || !state.due.is_empty() {
+                        self.changed.notify_one();
+                    }
+                    return Some(taken);
+                }
+                state.due.first().map(|(at, _)| *at)
+            };
+            match wake {
+                Some(at) => tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep_until(at) => {}
+                },
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Reports the end of work on `key`, which may be handed out again from now on.
+    pub fn done(&self, key: &K) {
+        let mut state = self.state.lock();
+        state.active.remove(key);
+        if state.again.remove(key) {
+            state.add(key.clone(), Instant::now());
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Ends the queue: every waiting and later `next` returns `None`.
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+    }
+
+    /// What the queue holds now.
+    pub fn load(&self) -> Load {
+        let state = self.state.lock();
+        let now = Instant::now();
+        Load {
+            ready: state.ready.len(),
+            active: state.active.len(),
+            delayed: state.due.len(),
+            longest_active: state.active.values().map(|since| now.duration_since(*since)).max().unwrap_or_default(),
+        }
+    }
+}
+
+impl<K: Ord + Clone> State<K> {
+    fn add(&mut self, key: K, now: Instant) -> bool {
+        if self.active.contains_key(&key) {
+            return self.again.insert(key);
+        }
+        if self.waiting.contains_key(&key) {
+            return false;
+        }
+        self.waiting.insert(key.clone(), now);
+        self.ready.push_back(key);
+        true
+    }
+
+    fn promote(&mut self, now: Instant) {
+        while let Some((at, key)) = self.due.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.due.pop_first();
+            self.due_of.remove(&key);
+            self.add(key, now);
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> Option<Taken<K>> {
+        let key = self.ready.pop_front()?;
+        let since = self.waiting.remove(&key).unwrap_or(now);
+        // The work to come decides anew when the object must come back.
+        if let Some(at) = self.due_of.remove(&key) {
+            self.due.remove(&(at, key.clone()));
+        }
+        self.active.insert(key.clone(), now);
+        Some(Taken { key, waited: now.duration_since(since) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn take(queue: &Queue<u32>) -> Option<u32> {
+        tokio::time::timeout(Duration::from_millis(1), queue.next()).await.ok().flatten().map(|t| t.key)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hands_out_once_and_again_after_done() {
+        let queue = Queue::new();
+        assert!(queue.add(1));
+        assert!(!queue.add(1));
+        assert_eq!(take(&queue).await, Some(1));
+        queue.add(1);
+        assert_eq!(take(&queue).await, None);
+        queue.done(&1);
+        assert_eq!(take(&queue).await, Some(1));
+        queue.done(&1);
+        assert_eq!(take(&queue).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn earliest_delay_counts_and_work_cancels_it() {
+        let queue = Queue::new();
+        queue.add_after(1, Duration::from_secs(60));
+        queue.add_after(1, Duration::from_secs(5));
+        queue.add_after(1, Duration::from_secs(30));
+        let start = Instant::now();
+        assert_eq!(queue.next().await.map(|t| t.key), Some(1));
+        assert_eq!(start.elapsed().as_secs(), 5);
+        queue.done(&1);
+        assert_eq!(queue.load().delayed, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wakes_every_worker_for_every_object() {
+        let queue = std::sync::Arc::new(Queue::new());
+        let mut workers = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let queue = queue.clone();
+            workers.spawn(async move {
+                let mut seen = Vec::new();
+                while let Some(taken) = queue.next().await {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    seen.push(taken.key);
+                    queue.done(&taken.key);
+                }
+                seen
+            });
+        }
+        tokio::task::yield_now().await;
+        for key in 0..100 {
+            if key % 2 == 0 { queue.add(key); } else { queue.add_after(key, Duration::from_millis(key.into())); }
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        queue.close();
+        let mut all: Vec<u32> = workers.join_all().await.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..100).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,163 @@
+//! Owns the watches: one task per kind and namespace, each with its own backoff, feeding one cache.
+//! It must not know what a change means; it tells a listener.
+//!
+//! One shared backoff would let one failing kind stop all others (trino-operator#936), and a watch that is silent longer
+//! than a load balancer's patience dies unnoticed (Azure/kars#456): hence tasks apart and a watch timeout of 200 s.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::Api;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::{self, Event};
+use kube::{Resource, ResourceExt};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::backoff::Policy;
+use crate::cache::{self, Cache, Place};
+use crate::clock::Random;
+use crate::metric::{self, Metrics};
+
+/// Seconds after which the server ends a watch and the client starts the next.
+pub const TIMEOUT_SECONDS: u32 = 200;
+
+/// When each watch last showed a sign of life.
+#[derive(Clone, Default)]
+pub struct Pulse(Arc<Mutex<Vec<(&'static str, Instant)>>>);
+
+impl Pulse {
+    fn register(&self, kind: &'static str) -> usize {
+        let mut beats = self.0.lock();
+        beats.push((kind, Instant::now()));
+        beats.len() - 1
+    }
+
+    fn beat(&self, slot: usize) {
+        if let Some(entry) = self.0.lock().get_mut(slot) {
+            entry.1 = Instant::now();
+        }
+    }
+
+    /// Age of the last sign of life of each watch.
+    #[must_use]
+    pub fn ages(&self) -> Vec<(&'static str, Duration)> {
+        self.0.lock().iter().map(|(kind, at)| (*kind, at.elapsed())).collect()
+    }
+}
+
+/// One change: the copy before and the copy after.
+pub type Change<K> = (Option<Arc<K>>, Option<Arc<K>>);
+
+/// What one watch needs.
+pub struct Watch<K> {
+    /// Where to list and watch.
+    pub api: Api<DeserializeGuard<K>>,
+    /// PascalCase kind, for logs and metrics.
+    pub kind: &'static str,
+    /// Label selector, empty for all.
+    pub selector: &'static str,
+    /// Reduces an object to what is read of it before it is kept.
+    pub prune: fn(&mut K),
+    /// Where copies are kept.
+    pub cache: Arc<Cache<K>>,
+    /// Told of every change.
+    pub changed: Box<dyn Fn(Change<K>) + Send + Sync>,
+    /// Jitter of the backoff.
+    pub random: Random,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Signs of life.
+    pub pulse: Pulse,
+}
+
+impl<K> Watch<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Watches for ever.
+    pub async fn run(self) {
+        let config = watcher::Config { page_size: Some(500), ..watcher::Config::default() }.timeout(TIMEOUT_SECONDS);
+        let config = if self.selector.is_empty() { config } else { config.labels(self.selector) };
+        let slot = self.pulse.register(self.kind);
+        let mut events = watcher::watcher(self.api.clone(), config).boxed();
+        let mut failures = 0;
+        loop {
+            // The timeout is a sign of life too: the watcher starts the next watch by then, or reports an error.
+            let limit = Duration::from_secs(u64::from(TIMEOUT_SECONDS) + 10);
+            let Ok(event) = tokio::time::timeout(limit, events.next()).await else {
+                self.pulse.beat(slot);
+                continue;
+            };
+            match event {
+                Some(Ok(event)) => {
+                    failures = 0;
+                    self.pulse.beat(slot);
+                    self.fold(event);
+                }
+                Some(Err(error)) => {
+                    let delay = Policy::WATCH.delay(failures, &self.random);
+                    failures += 1;
+                    self.metrics.watch_errors.get_or_create(&metric::Kind { kind: self.kind }).inc();
+                    tracing::warn!(kind = self.kind, %error, retry_in_ms = delay.as_millis(), "watch failed");
+                    tokio::time::sleep(delay).await;
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn fold(&self, event: Event<DeserializeGuard<K>>) {
+        match event {
+            Event::Init => self.cache.begin_list(),
+            Event::InitApply(object) => {
+                let place = Place::of(&object);
+                match self.decode(object) {
+                    Some(object) => self.cache.list_item(object),
+                    None => self.cache.list_unreadable(place),
+                }
+            }
+            Event::InitDone => {
+                for change in self.cache.end_list() {
+                    (self.changed)(change);
+                }
+            }
+            Event::Apply(object) => {
+                if let Some(object) = self.decode(object) {
+                    let place = Place::of(&object);
+                    if let Some(before) = self.cache.apply(object) {
+                        let after = self.cache.get(&place);
+                        (self.changed)((before, after));
+                    }
+                }
+            }
+            Event::Delete(object) => {
+                let (place, uid) = (Place::of(&object), object.uid());
+                if let Some(before) = self.cache.remove(&place, uid.as_deref(), cache::version(&object)) {
+                    (self.changed)((Some(before), None));
+                }
+            }
+        }
+        let held = i64::try_from(self.cache.len()).unwrap_or(i64::MAX);
+        self.metrics.cached.get_or_create(&metric::Kind { kind: self.kind }).set(held);
+    }
+
+    /// One object that cannot be read must not stop the others: it is named and left alone.
+    fn decode(&self, guarded: DeserializeGuard<K>) -> Option<K> {
+        let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
+        match guarded.0 {
+            Ok(mut object) => {
+                object.meta_mut().managed_fields = None;
+                (self.prune)(&mut object);
+                Some(object)
+            }
+            Err(error) => {
+                tracing::error!(kind = self.kind, namespace, name, error = error.error, "object cannot be read");
+                None
+            }
+        }
+    }
+}
