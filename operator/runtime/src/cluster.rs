@@ -2,14 +2,14 @@
 //! It must not talk to the API server and must not decide what a change means.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
-use bessemer_api::{Dataset, Evaluation, FineTune, Kind, ModelDeployment, PretrainJob};
+use bessemer_api::{Dataset, Evaluation, FineTune, Kind as KindName, ModelDeployment, PretrainJob};
+use bessemer_core::{Children, Key, Kind, Peer, World, label};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
-use kube::{Resource, ResourceExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec, Service};
+use kube::Resource;
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -17,53 +17,33 @@ use serde_json::Value;
 use crate::cache::{Cache, Place};
 use crate::watch::Change;
 
-/// Label with the kind of the object that a child belongs to.
-pub const KIND_LABEL: &str = "bessemer.dev/kind";
-/// Label with the name of the object that a child belongs to.
-pub const NAME_LABEL: &str = "bessemer.dev/name";
-
-/// One of our objects.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// Kind.
-    pub kind: Kind,
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-impl Key {
-    /// The object's place within its kind.
-    #[must_use]
-    pub fn place(&self) -> Place {
-        Place { namespace: self.namespace.clone(), name: self.name.clone() }
-    }
-
-    fn owner(&self) -> String {
-        owner(self.kind.name(), &self.namespace, &self.name)
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
-    }
-}
-
-fn owner(kind: &str, namespace: &str, name: &str) -> String {
-    format!("{kind}/{namespace}/{name}")
+/// The place of `key` within its kind.
+#[must_use]
+pub fn place(key: &Key) -> Place {
+    Place { namespace: key.namespace.clone(), name: key.name.clone() }
 }
 
 /// The object that `child` belongs to by its labels.
 pub fn owner_key(child: &impl Resource) -> Option<Key> {
     let labels = child.meta().labels.as_ref()?;
-    let kind = Kind::ALL.into_iter().find(|kind| Some(kind.name()) == labels.get(KIND_LABEL).map(String::as_str))?;
-    Some(Key { kind, namespace: child.meta().namespace.clone()?, name: labels.get(NAME_LABEL)?.clone() })
+    let word = labels.get(label::KIND)?;
+    let kind = KindName::ALL.into_iter().find(|kind| kind.name() == word)?;
+    Some(Key { kind, namespace: child.meta().namespace.clone()?, name: labels.get(label::NAME)?.clone() })
 }
 
-fn owned<K: Resource>(child: &K) -> Option<String> {
-    owner_key(child).map(|key| key.owner())
+/// What the index of children says of those of the object `key`.
+fn by_labels(key: &Key) -> String {
+    format!("{}/{}/{}", key.kind, key.namespace, key.name)
+}
+
+fn labelled<K: Resource>(child: &K) -> Option<String> {
+    owner_key(child).map(|key| by_labels(&key))
+}
+
+/// UID of the controller of `child`.
+fn controlled<K: Resource>(child: &K) -> Option<String> {
+    let owners = child.meta().owner_references.as_ref()?;
+    owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
 }
 
 fn unowned<K>(_object: &K) -> Option<String> {
@@ -92,8 +72,6 @@ pub struct Cluster {
     pub deployments: Arc<Cache<Deployment>>,
     /// Children: addresses.
     pub services: Arc<Cache<Service>>,
-    /// Children: identities of workers.
-    pub service_accounts: Arc<Cache<ServiceAccount>>,
     references: RwLock<References>,
     touched: RwLock<Option<Arc<dyn Fn(Key) + Send + Sync>>>,
 }
@@ -142,12 +120,11 @@ impl Cluster {
             fine_tunes: Arc::new(Cache::new(unowned)),
             evaluations: Arc::new(Cache::new(unowned)),
             model_deployments: Arc::new(Cache::new(unowned)),
-            jobs: Arc::new(Cache::new(owned)),
-            pods: Arc::new(Cache::new(owned)),
-            config_maps: Arc::new(Cache::new(owned)),
-            deployments: Arc::new(Cache::new(owned)),
-            services: Arc::new(Cache::new(owned)),
-            service_accounts: Arc::new(Cache::new(owned)),
+            jobs: Arc::new(Cache::new(controlled)),
+            pods: Arc::new(Cache::new(labelled)),
+            config_maps: Arc::new(Cache::new(controlled)),
+            deployments: Arc::new(Cache::new(controlled)),
+            services: Arc::new(Cache::new(controlled)),
             references: RwLock::default(),
             touched: RwLock::default(),
         }
@@ -163,9 +140,38 @@ impl Cluster {
         self.references.read().down.get(key).into_iter().flatten().cloned().collect()
     }
 
-    /// The children of `key` in `cache`, by name.
-    pub fn children<K: Resource + Clone>(&self, cache: &Cache<K>, key: &Key) -> Vec<Arc<K>> {
-        cache.owned_by(&key.owner())
+    /// Every cached key.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key> {
+        let mut keys = Vec::new();
+        keys.extend(self.datasets.all().iter().map(|o| o.key()));
+        keys.extend(self.pretrain_jobs.all().iter().map(|o| o.key()));
+        keys.extend(self.fine_tunes.all().iter().map(|o| o.key()));
+        keys.extend(self.evaluations.all().iter().map(|o| o.key()));
+        keys.extend(self.model_deployments.all().iter().map(|o| o.key()));
+        keys
+    }
+
+    /// Kinds whose first list is not complete.
+    #[must_use]
+    pub fn unsynced(&self) -> Vec<&'static str> {
+        let all = [
+            ("Dataset", self.datasets.synced()),
+            ("PretrainJob", self.pretrain_jobs.synced()),
+            ("FineTune", self.fine_tunes.synced()),
+            ("Evaluation", self.evaluations.synced()),
+            ("ModelDeployment", self.model_deployments.synced()),
+            ("Job", self.jobs.synced()),
+            ("Pod", self.pods.synced()),
+            ("ConfigMap", self.config_maps.synced()),
+            ("Deployment", self.deployments.synced()),
+            ("Service", self.services.synced()),
+        ];
+        all.into_iter().filter(|(_, synced)| !synced).map(|(kind, _)| kind).collect()
+    }
+
+    fn peer_in<K: Kind>(cache: &Cache<K>, key: &Key) -> Option<Peer> {
+        cache.get(&place(key)).map(|object| object.peer())
     }
 
     /// Sets who is told which objects a change concerns. Called once, before any watch runs.
@@ -189,18 +195,16 @@ impl Cluster {
     }
 
     /// One of our objects has changed: it must look, and so must those that refer to it if they can tell the difference.
-    pub fn object_changed<K: Ours>(&self, (before, after): Change<K>) {
-        let Some(meta) = after.as_deref().or(before.as_deref()).map(Resource::meta) else { return };
-        let key = Key {
-            kind: K::KIND,
-            namespace: meta.namespace.clone().unwrap_or_default(),
-            name: meta.name.clone().unwrap_or_default(),
+    pub fn object_changed<K: Kind>(&self, (before, after): Change<K>) {
+        let Some(key) = after.as_deref().or(before.as_deref()).map(Kind::key) else { return };
+        let (old, new) = (before.as_deref().map(Kind::peer), after.as_deref().map(Kind::peer));
+        let references = |peer: &Option<Peer>| -> BTreeSet<Key> {
+            peer.iter().flat_map(|peer| &peer.references).map(|reference| reference.to.clone()).collect()
         };
-        if after.as_deref().map(Resource::meta).map(|m| m.generation) != before.as_deref().map(Resource::meta).map(|m| m.generation) {
-            self.refer(&key, after.as_deref().map(Ours::upstream).unwrap_or_default());
+        if before.is_none() || references(&old) != references(&new) {
+            self.refer(&key, references(&new));
         }
-        let visible = before.as_deref().map(Ours::face) != after.as_deref().map(Ours::face);
-        if visible {
+        if old != new {
             for downstream in self.downstream(&key) {
                 self.touch(downstream);
             }
@@ -226,7 +230,6 @@ impl Cluster {
             ("v1", "ConfigMap") => self.child(&self.config_maps, fold),
             ("v1", "Pod") => self.child(&self.pods, fold),
             ("v1", "Service") => self.child(&self.services, fold),
-            ("v1", "ServiceAccount") => self.child(&self.service_accounts, fold),
             (_, "Dataset") => self.object(&self.datasets, fold),
             (_, "PretrainJob") => self.object(&self.pretrain_jobs, fold),
             (_, "FineTune") => self.object(&self.fine_tunes, fold),
@@ -243,7 +246,7 @@ impl Cluster {
         }
     }
 
-    fn object<K: Ours + Kept>(&self, cache: &Cache<K>, fold: impl Fold) {
+    fn object<K: Kind + Kept>(&self, cache: &Cache<K>, fold: impl Fold) {
         if let Some(change) = fold.into(cache) {
             self.object_changed(change);
         }
@@ -255,6 +258,81 @@ pub trait Kept: Resource + Clone + DeserializeOwned {
     /// Drops what nobody reads, so that memory stays small.
     fn prune(&mut self) {}
 }
+
+impl Kept for Dataset {}
+impl Kept for PretrainJob {}
+impl Kept for FineTune {}
+impl Kept for Evaluation {}
+impl Kept for ModelDeployment {}
+impl Kept for ConfigMap {}
+impl Kept for Service {}
+impl Kept for Deployment {}
+
+impl Kept for Job {
+    fn prune(&mut self) {
+        if let Some(spec) = self.spec.as_mut() {
+            spec.template = PodTemplateSpec::default();
+        }
+    }
+}
+
+impl Kept for Pod {
+    fn prune(&mut self) {
+        self.spec = None;
+        self.metadata.annotations = None;
+    }
+}
+
+/// The world as one object sees it.
+pub struct Surroundings<'a> {
+    /// The caches.
+    pub cluster: &'a Cluster,
+    /// The object.
+    pub key: &'a Key,
+}
+
+impl World for Surroundings<'_> {
+    fn peer(&self, key: &Key) -> Option<Peer> {
+        match key.kind {
+            KindName::Dataset => Cluster::peer_in(&self.cluster.datasets, key),
+            KindName::PretrainJob => Cluster::peer_in(&self.cluster.pretrain_jobs, key),
+            KindName::FineTune => Cluster::peer_in(&self.cluster.fine_tunes, key),
+            KindName::Evaluation => Cluster::peer_in(&self.cluster.evaluations, key),
+            KindName::Deployment => Cluster::peer_in(&self.cluster.model_deployments, key),
+        }
+    }
+
+    fn children(&self, uid: &str) -> Children {
+        fn owned<K: Resource + Clone>(cache: &Cache<K>, owner: &str) -> Vec<K> {
+            cache.owned_by(owner).iter().map(|child| child.as_ref().clone()).collect()
+        }
+        Children {
+            jobs: owned(&self.cluster.jobs, uid),
+            pods: owned(&self.cluster.pods, &by_labels(self.key)),
+            config_maps: owned(&self.cluster.config_maps, uid),
+            services: owned(&self.cluster.services, uid),
+            deployments: owned(&self.cluster.deployments, uid),
+        }
+    }
+}
+
+/// A kind of ours with its cache.
+pub trait Cached: Kind + Kept {
+    /// The cache of this kind.
+    fn cache(cluster: &Cluster) -> &Arc<Cache<Self>>;
+}
+
+macro_rules! cached {
+    ($($kind:ty => $field:ident),*) => {
+        $(impl Cached for $kind {
+            fn cache(cluster: &Cluster) -> &Arc<Cache<Self>> {
+                &cluster.$field
+            }
+        })*
+    };
+}
+
+cached!(Dataset => datasets, PretrainJob => pretrain_jobs, FineTune => fine_tunes, Evaluation => evaluations, ModelDeployment => model_deployments);
 
 trait Fold {
     fn into<K: Kept>(self, cache: &Cache<K>) -> Option<Change<K>>;

@@ -59,7 +59,6 @@ impl Target {
             ("v1", "ConfigMap") => "configmaps",
             ("v1", "Pod") => "pods",
             ("v1", "Service") => "services",
-            ("v1", "ServiceAccount") => "serviceaccounts",
             ("batch/v1", "Job") => "jobs",
             ("apps/v1", "Deployment") => "deployments",
             ("gateway.networking.k8s.io/v1", "HTTPRoute") => "httproutes",
