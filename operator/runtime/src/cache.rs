@@ -11,6 +11,8 @@ use std::sync::Arc;
 use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
 
+use crate::bug::{Bug, planted};
+
 /// Namespace and name of an object within its kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
@@ -37,9 +39,10 @@ pub struct Cache<K> {
 struct State<K> {
     objects: BTreeMap<Place, Arc<K>>,
     owned: HashMap<String, BTreeSet<Place>>,
-    listing: Option<Listing<K>>,
+    listings: BTreeMap<String, Listing<K>>,
+    listed: BTreeSet<String>,
+    scopes: usize,
     removed: BTreeMap<Place, Removed>,
-    synced: bool,
 }
 
 struct Listing<K> {
@@ -58,9 +61,10 @@ impl<K: Resource + Clone> Cache<K> {
         let state = State {
             objects: BTreeMap::new(),
             owned: HashMap::new(),
-            listing: None,
+            listings: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            scopes: 1,
             removed: BTreeMap::new(),
-            synced: false,
         };
         Self { state: RwLock::new(state), owner }
     }
@@ -99,9 +103,15 @@ impl<K: Resource + Clone> Cache<K> {
         self.len() == 0
     }
 
-    /// Whether a whole list has been seen.
+    /// Says that the cache is fed by `scopes` lists, one per watched namespace.
+    pub fn expect(&self, scopes: usize) {
+        self.state.write().scopes = scopes;
+    }
+
+    /// Whether every list has been seen whole.
     pub fn synced(&self) -> bool {
-        self.state.read().synced
+        let state = self.state.read();
+        state.listed.len() >= state.scopes
     }
 
     /// Folds in a newer copy. Returns the copy before, or `None` in the outer option if `object` was older or equal.
@@ -112,8 +122,9 @@ impl<K: Resource + Clone> Cache<K> {
     /// Folds in the answer to our own write; it survives a list that began before it.
     pub fn written(&self, object: K) -> Option<Option<Arc<K>>> {
         let mut state = self.state.write();
-        if let Some(listing) = state.listing.as_mut() {
-            listing.written.insert(Place::of(&object));
+        let place = Place::of(&object);
+        for listing in state.listings.values_mut() {
+            listing.written.insert(place.clone());
         }
         state.apply(object, self.owner)
     }
@@ -123,32 +134,34 @@ impl<K: Resource + Clone> Cache<K> {
         self.state.write().remove(place, uid, version, self.owner)
     }
 
-    /// A list begins: what it does not contain will be removed at its end.
-    pub fn begin_list(&self) {
-        self.state.write().listing = Some(Listing { found: BTreeMap::new(), written: BTreeSet::new() });
+    /// A list of `scope` (a namespace, or empty for all) begins: what it does not contain will be removed at its end.
+    pub fn begin_list(&self, scope: &str) {
+        let listing = Listing { found: BTreeMap::new(), written: BTreeSet::new() };
+        self.state.write().listings.insert(scope.to_owned(), listing);
     }
 
     /// One object of the list.
-    pub fn list_item(&self, object: K) {
-        if let Some(listing) = self.state.write().listing.as_mut() {
+    pub fn list_item(&self, scope: &str, object: K) {
+        if let Some(listing) = self.state.write().listings.get_mut(scope) {
             listing.found.insert(Place::of(&object), object);
         }
     }
 
     /// An object of the list that cannot be read: what was known of it stays.
-    pub fn list_unreadable(&self, place: Place) {
-        if let Some(listing) = self.state.write().listing.as_mut() {
+    pub fn list_unreadable(&self, scope: &str, place: Place) {
+        if let Some(listing) = self.state.write().listings.get_mut(scope) {
             listing.written.insert(place);
         }
     }
 
     /// The list is complete. Returns (before, after) of everything that changed.
-    pub fn end_list(&self) -> Vec<(Option<Arc<K>>, Option<Arc<K>>)> {
+    pub fn end_list(&self, scope: &str) -> Vec<(Option<Arc<K>>, Option<Arc<K>>)> {
         let mut state = self.state.write();
-        let Some(listing) = state.listing.take() else { return Vec::new() };
+        let Some(listing) = state.listings.remove(scope) else { return Vec::new() };
         let gone: Vec<Place> = state
             .objects
             .keys()
+            .filter(|place| scope.is_empty() || place.namespace == scope)
             .filter(|place| !listing.found.contains_key(*place) && !listing.written.contains(*place))
             .cloned()
             .collect();
@@ -158,13 +171,13 @@ impl<K: Resource + Clone> Cache<K> {
                 changes.push((Some(before), None));
             }
         }
-        state.removed.clear();
+        state.removed.retain(|place, _| !scope.is_empty() && place.namespace != scope);
         for (place, object) in listing.found {
             if let Some(before) = state.apply(object, self.owner) {
                 changes.push((before, state.objects.get(&place).cloned()));
             }
         }
-        state.synced = true;
+        state.listed.insert(scope.to_owned());
         changes
     }
 }
@@ -181,6 +194,9 @@ impl<K: Resource + Clone> State<K> {
             self.removed.remove(&place);
         }
         let before = self.objects.get(&place).cloned();
+        if before.is_some() && planted(Bug::StaleCache) {
+            return None;
+        }
         if let Some(before) = before.as_deref()
             && self::version(before) >= version
             && version != 0
@@ -281,11 +297,11 @@ mod tests {
         let cache = cache();
         cache.apply(object("a", "u1", 1));
         cache.apply(object("b", "u2", 2));
-        cache.begin_list();
-        cache.list_item(object("b", "u2", 2));
+        cache.begin_list("");
+        cache.list_item("", object("b", "u2", 2));
         cache.written(object("c", "u3", 5));
         assert!(!cache.synced());
-        let changes = cache.end_list();
+        let changes = cache.end_list("");
         assert_eq!(changes.len(), 1);
         assert!(cache.synced());
         let names: Vec<String> = cache.all().iter().map(|o| o.name_any()).collect();
@@ -293,5 +309,20 @@ mod tests {
         assert_eq!(cache.owned_by("u").len(), 2);
         assert_eq!(cache.within("ns").len(), 2);
         assert!(cache.within("n").is_empty());
+    }
+
+    #[test]
+    fn lists_of_namespaces_do_not_touch_each_other() {
+        let cache = cache();
+        cache.expect(2);
+        for scope in ["ns", "other"] {
+            cache.begin_list(scope);
+        }
+        cache.list_item("ns", object("a", "u1", 1));
+        cache.end_list("ns");
+        assert!(!cache.synced());
+        assert!(cache.end_list("other").is_empty());
+        assert!(cache.synced());
+        assert_eq!(cache.len(), 1);
     }
 }

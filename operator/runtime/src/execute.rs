@@ -4,6 +4,7 @@ use bessemer_core::{Action, ObjectRef, Propagation, StoreOperation};
 use kube::api::PropagationPolicy;
 use serde_json::{Value, json};
 
+use crate::bug::{Bug, planted};
 use crate::metric::Metrics;
 use crate::outside::{Outside, Trouble};
 use crate::remote::{self, Remote, Target};
@@ -96,6 +97,8 @@ impl Executor<'_> {
 
     async fn act(&self, action: &Action) -> Result<(), Error> {
         match action {
+            Action::AddFinalizer { .. } if planted(Bug::SkippedFinalizer) => Ok(()),
+            Action::External { .. } if planted(Bug::SkippedCleanup) => Ok(()),
             Action::AddFinalizer { object, finalizer } => self.finalizer(object, finalizer, true).await,
             Action::RemoveFinalizer { object, finalizer } => self.finalizer(object, finalizer, false).await,
             Action::Apply { object, manager } => Ok(self.remote.apply(object, manager).await?),

@@ -2,6 +2,7 @@
 //! of progress. [`run`] is the one wiring that the operator and the command line start; it decides nothing itself.
 
 pub mod backoff;
+pub mod bug;
 pub mod cache;
 pub mod client;
 pub mod clock;

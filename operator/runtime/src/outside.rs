@@ -64,22 +64,22 @@ pub trait Outside: Send + Sync + 'static {
     async fn delete_artefacts(&self, path: &str, keep: &[String]) -> Result<(), Trouble>;
 }
 
-/// The real world: an S3 store and HTTP.
-pub struct Live {
+/// The artefacts in an object store.
+#[derive(Clone)]
+pub struct Artefacts {
     store: Arc<dyn ObjectStore>,
     layout: Layout,
-    http: reqwest::Client,
 }
 
 fn at(key: &Key) -> Location<'_> {
     Location { namespace: &key.namespace, kind: key.kind.name(), name: &key.name }
 }
 
-impl Live {
-    /// Reads artefacts below `layout` in `store`.
+impl Artefacts {
+    /// What lies below `layout` in `store`.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, layout: Layout) -> Self {
-        Self { store, layout, http: reqwest::Client::new() }
+        Self { store, layout }
     }
 
     async fn artefact(&self, directory: &str, digest: Option<&str>) -> Result<Artefact, Trouble> {
@@ -99,11 +99,12 @@ impl Live {
             statistics: manifest.statistics,
         })
     }
-}
 
-#[async_trait]
-impl Outside for Live {
-    async fn run(&self, object: &Key, run_key: &str) -> Result<Option<Artefact>, Trouble> {
+    /// The committed artefact of a run.
+    ///
+    /// # Errors
+    /// The store is away, or what it holds is damaged.
+    pub async fn run(&self, object: &Key, run_key: &str) -> Result<Option<Artefact>, Trouble> {
         let Some(pointer) = read_run(self.store.as_ref(), &self.layout, at(object), run_key).await? else {
             return Ok(None);
         };
@@ -111,18 +112,88 @@ impl Outside for Live {
         self.artefact(&directory, Some(&pointer.digest)).await.map(Some)
     }
 
-    async fn checkpoint(&self, object: &Key, run_key: &str) -> Result<Option<Checkpoint>, Trouble> {
+    /// The newest complete checkpoint of a run.
+    ///
+    /// # Errors
+    /// The store is away, or what it holds is damaged.
+    pub async fn checkpoint(&self, object: &Key, run_key: &str) -> Result<Option<Checkpoint>, Trouble> {
         let all = list_checkpoints(self.store.as_ref(), &self.layout, at(object), run_key).await?;
         Ok(all.into_iter().max_by_key(|found| found.step).map(|found| Checkpoint { step: found.step, uri: found.uri, digest: found.digest }))
     }
 
-    async fn manifest(&self, uri: &str) -> Result<Option<Artefact>, Trouble> {
+    /// The artefact in a directory.
+    ///
+    /// # Errors
+    /// The store is away, or what it holds is damaged.
+    pub async fn manifest(&self, uri: &str) -> Result<Option<Artefact>, Trouble> {
         let directory = self.layout.key_of(uri)?;
         match read_manifest(self.store.as_ref(), &format!("{directory}/manifest.json")).await {
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
             Ok(_) => self.artefact(&directory, None).await.map(Some),
         }
+    }
+
+    /// Deletes what lies below a path, but for kept digests.
+    ///
+    /// # Errors
+    /// The store is away, or what it holds is damaged.
+    pub async fn delete_artefacts(&self, path: &str, keep: &[String]) -> Result<(), Trouble> {
+        let path = path.trim_end_matches('/');
+        let directory = match self.layout.prefix.as_str() {
+            "" => path.to_owned(),
+            prefix => format!("{prefix}/{path}"),
+        };
+        let objects = self.store.list(&format!("{directory}/")).await?;
+        // Pointers first: a crash must not leave one to nothing. Those that lead to a kept artefact stay.
+        let (runs, rest): (Vec<_>, Vec<_>) =
+            objects.into_iter().partition(|meta| meta.key.starts_with(&format!("{directory}/runs/")));
+        for run in runs {
+            let pointer: Option<bessemer_store::RunPointer> = serde_json::from_slice(&self.store.get(&run.key).await?).ok();
+            if pointer.is_none_or(|pointer| !keep.contains(&pointer.digest)) {
+                self.store.delete(&run.key).await?;
+            }
+        }
+        for meta in rest {
+            let kept = keep.iter().any(|digest| meta.key.starts_with(&format!("{directory}/{digest}/")));
+            if !kept {
+                self.store.delete(&meta.key).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The real world: an object store and HTTP.
+pub struct Live {
+    artefacts: Artefacts,
+    http: reqwest::Client,
+}
+
+impl Live {
+    /// Reads artefacts from `artefacts`.
+    #[must_use]
+    pub fn new(artefacts: Artefacts) -> Self {
+        Self { artefacts, http: reqwest::Client::new() }
+    }
+}
+
+#[async_trait]
+impl Outside for Live {
+    async fn run(&self, object: &Key, run_key: &str) -> Result<Option<Artefact>, Trouble> {
+        self.artefacts.run(object, run_key).await
+    }
+
+    async fn checkpoint(&self, object: &Key, run_key: &str) -> Result<Option<Checkpoint>, Trouble> {
+        self.artefacts.checkpoint(object, run_key).await
+    }
+
+    async fn manifest(&self, uri: &str) -> Result<Option<Artefact>, Trouble> {
+        self.artefacts.manifest(uri).await
+    }
+
+    async fn delete_artefacts(&self, path: &str, keep: &[String]) -> Result<(), Trouble> {
+        self.artefacts.delete_artefacts(path, keep).await
     }
 
     async fn route(&self, url: &str) -> Result<RouteStatus, Trouble> {
@@ -157,31 +228,6 @@ impl Outside for Live {
         };
         let message = if complete { String::new() } else { format!("HTTP {status}: {body}") };
         Completion { status, digest, complete, message }
-    }
-
-    async fn delete_artefacts(&self, path: &str, keep: &[String]) -> Result<(), Trouble> {
-        let path = path.trim_end_matches('/');
-        let directory = match self.layout.prefix.as_str() {
-            "" => path.to_owned(),
-            prefix => format!("{prefix}/{path}"),
-        };
-        let objects = self.store.list(&format!("{directory}/")).await?;
-        // Pointers first: a crash must not leave one to nothing. Those that lead to a kept artefact stay.
-        let (runs, rest): (Vec<_>, Vec<_>) =
-            objects.into_iter().partition(|meta| meta.key.starts_with(&format!("{directory}/runs/")));
-        for run in runs {
-            let pointer: Option<bessemer_store::RunPointer> = serde_json::from_slice(&self.store.get(&run.key).await?).ok();
-            if pointer.is_none_or(|pointer| !keep.contains(&pointer.digest)) {
-                self.store.delete(&run.key).await?;
-            }
-        }
-        for meta in rest {
-            let kept = keep.iter().any(|digest| meta.key.starts_with(&format!("{directory}/{digest}/")));
-            if !kept {
-                self.store.delete(&meta.key).await?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::bug::{Bug, planted};
 use crate::remote::{Error, Remote};
 
 /// Least time between two status writes of one object, unless a condition changes.
@@ -91,7 +92,7 @@ pub async fn publish<K: Kind>(
 ) -> Result<Published, Error> {
     let before = present(object);
     let status = normal(object, status);
-    if before == status {
+    if before == status && !planted(Bug::UnconditionalStatus) {
         return Ok(Published::Unchanged);
     }
     let uid = object.meta().uid.clone().unwrap_or_default();
@@ -100,12 +101,18 @@ pub async fn publish<K: Kind>(
         return Ok(Published::Later(wait));
     }
     let key = object.key();
-    let body = json!({
+    let mut body = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
         "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid, "resourceVersion": version},
         "status": status,
     });
+    if planted(Bug::LostPrecondition)
+        && let Some(meta) = body.get_mut("metadata").and_then(Value::as_object_mut)
+    {
+        meta.remove("uid");
+        meta.remove("resourceVersion");
+    }
     remote.apply_status(&body, &label::status_manager(K::KIND)).await?;
     pace.wrote(&uid);
     Ok(Published::Written)

@@ -10,6 +10,7 @@ use kube::core::ApiResource;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 
+use crate::bug::{Bug, planted};
 use crate::cluster::Cluster;
 use crate::lease::Leadership;
 
@@ -207,7 +208,7 @@ impl Remote {
     }
 
     async fn write<T>(&self, target: &Target, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-        if !self.leadership.holds() {
+        if !self.leadership.holds() && !planted(Bug::WriteWithoutLease) {
             return Err(Error::NotLeading);
         }
         self.call(target, request).await
@@ -242,10 +243,14 @@ impl Remote {
     pub async fn create(&self, object: &Value, owner: &str, manager: &str) -> Result<(), Error> {
         let target = Target::of(object)?;
         let api = self.api(&target)?;
-        let body: DynamicObject =
+        let mut body: DynamicObject =
             serde_json::from_value(object.clone()).map_err(|e| Error::Malformed { what: e.to_string() })?;
+        if planted(Bug::DuplicateCreate) {
+            body.metadata.name = None;
+            body.metadata.generate_name = Some(format!("{}-", target.name));
+        }
         let params = PostParams { field_manager: Some(manager.to_owned()), ..PostParams::default() };
-        if !self.leadership.holds() {
+        if !self.leadership.holds() && !planted(Bug::WriteWithoutLease) {
             return Err(Error::NotLeading);
         }
         let created = tokio::time::timeout(DEADLINE, api.create(&params, &body)).await;
@@ -269,7 +274,7 @@ impl Remote {
             return Err(stale("its predecessor is still being deleted"));
         }
         let owners = object.owner_references();
-        if owners.iter().any(|reference| reference.uid == owner) {
+        if planted(Bug::ForeignAdopted) || owners.iter().any(|reference| reference.uid == owner) {
             return Ok(());
         }
         let named = owners.first().map_or("nobody".to_owned(), |o| format!("{} {}", o.kind, o.name));
@@ -348,7 +353,7 @@ impl Remote {
         let api = self.api(target)?;
         let params = DeleteParams {
             propagation_policy: Some(propagation),
-            preconditions: Some(Preconditions {
+            preconditions: (!planted(Bug::BlindDelete)).then(|| Preconditions {
                 uid: Some(uid.to_owned()),
                 resource_version: live_version.map(str::to_owned),
             }),

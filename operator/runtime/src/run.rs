@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::{Failures, Policy};
+use crate::bug::{Bug, planted};
 use crate::cache::{Cache, Place};
 use crate::clock::{Clock, Random};
 use crate::cluster::{Cluster, Kept};
@@ -149,7 +150,7 @@ pub async fn run(client: Client, config: Config, parts: Parts, stop: Cancellatio
     let board = Arc::new(Board::default());
     let mut tasks = JoinSet::new();
 
-    let adds = parts.metrics.queue_adds.get_or_create_owned(&metric::Name { name: "objects".into() });
+    let adds = parts.metrics.queue_adds.get_or_create(&metric::Name { name: "objects".into() }).clone();
     let touched = queue.clone();
     cluster.on_touch(move |key| {
         adds.inc();
@@ -278,6 +279,12 @@ impl Work {
     /// Decides when the object comes back; returns the result's word for metrics.
     fn settle(&self, key: &Key, generation: i64, result: Result<Outcome, reconcile::Error>) -> &'static str {
         let resync = self.random.jitter(self.resync, 0.2);
+        let result = match result {
+            Ok(Outcome::Settled { .. } | Outcome::Changed { .. }) if planted(Bug::MissedRequeue) => {
+                Ok(Outcome::Settled { again: None })
+            }
+            result => result,
+        };
         match result {
             Ok(Outcome::Gone) => {
                 self.failures.reset(key);
@@ -302,7 +309,9 @@ impl Work {
                     let (category, retry) = (error.category(), delay.as_millis());
                     tracing::warn!(object = %key, namespace = key.namespace, category, %error, retry_in_ms = retry, "reconcile failed");
                 }
-                self.queue.add_after(key.clone(), delay);
+                if !planted(Bug::MissedRetry) {
+                    self.queue.add_after(key.clone(), delay);
+                }
                 "error"
             }
         }
@@ -407,14 +416,14 @@ impl Watching<'_> {
     ) where
         K: Kept + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + std::fmt::Debug + Send + Sync + 'static,
     {
-        let apis = if self.config.namespaces.is_empty() {
-            vec![Api::all(self.client.clone())]
-        } else {
-            self.config.namespaces.iter().map(|n| Api::namespaced(self.client.clone(), n)).collect()
-        };
-        for api in apis {
+        let all = vec![String::new()];
+        let scopes = if self.config.namespaces.is_empty() { &all } else { &self.config.namespaces };
+        cache.expect(scopes.len());
+        for scope in scopes {
+            let client = self.client.clone();
             let watch = Watch {
-                api,
+                api: if scope.is_empty() { Api::all(client) } else { Api::namespaced(client, scope) },
+                scope: scope.clone(),
                 kind,
                 selector,
                 prune: K::prune,

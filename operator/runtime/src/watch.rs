@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::backoff::Policy;
+use crate::bug::{Bug, planted};
 use crate::cache::{self, Cache, Place};
 use crate::clock::Random;
 use crate::metric::{self, Metrics};
@@ -56,6 +57,8 @@ pub type Change<K> = (Option<Arc<K>>, Option<Arc<K>>);
 pub struct Watch<K> {
     /// Where to list and watch.
     pub api: Api<DeserializeGuard<K>>,
+    /// Namespace, or empty for all.
+    pub scope: String,
     /// PascalCase kind, for logs and metrics.
     pub kind: &'static str,
     /// Label selector, empty for all.
@@ -103,6 +106,9 @@ where
                     failures += 1;
                     self.metrics.watch_errors.get_or_create(&metric::Kind { kind: self.kind }).inc();
                     tracing::warn!(kind = self.kind, %error, retry_in_ms = delay.as_millis(), "watch failed");
+                    if planted(Bug::DeadWatch) {
+                        std::future::pending::<()>().await;
+                    }
                     tokio::time::sleep(delay).await;
                 }
                 None => return,
@@ -112,16 +118,16 @@ where
 
     fn fold(&self, event: Event<DeserializeGuard<K>>) {
         match event {
-            Event::Init => self.cache.begin_list(),
+            Event::Init => self.cache.begin_list(&self.scope),
             Event::InitApply(object) => {
                 let place = Place::of(&object);
                 match self.decode(object) {
-                    Some(object) => self.cache.list_item(object),
-                    None => self.cache.list_unreadable(place),
+                    Some(object) => self.cache.list_item(&self.scope, object),
+                    None => self.cache.list_unreadable(&self.scope, place),
                 }
             }
             Event::InitDone => {
-                for change in self.cache.end_list() {
+                for change in self.cache.end_list(&self.scope) {
                     (self.changed)(change);
                 }
             }

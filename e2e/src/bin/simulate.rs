@@ -1,0 +1,112 @@
+//! `simulate --seeds N --from S`: runs simulations and prints what was covered; a failing seed is named with the command
+//! that repeats it.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use bessemer_api::Kind;
+use bessemer_e2e::simulation::fault::{Coverage, STEPS, possible};
+use bessemer_e2e::simulation::{Options_, simulate};
+use clap::Parser;
+
+/// Simulates the whole operator under seeded faults.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many seeds.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// First seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Threads; seeds are independent.
+    #[arg(long, default_value_t = 2)]
+    threads: u64,
+    /// Fail if a (kind, step, fault) was never met.
+    #[arg(long)]
+    complete: bool,
+    /// Print the operator's log (for one seed).
+    #[arg(long)]
+    log: bool,
+}
+
+fn options(seed: u64) -> Options_ {
+    let faults = 3 + u32::try_from(seed % 6).unwrap_or(0);
+    // Every hundredth seed rests a whole day.
+    Options_ { seed, faults, crash_at: None, rest_hours: if seed % 100 == 99 { 24 } else { 1 } }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.log {
+        tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(std::io::stderr).init();
+    }
+    let start = Instant::now();
+    let end = arguments.from + arguments.seeds;
+    let workers: Vec<_> = (0..arguments.threads.max(1))
+        .map(|thread| {
+            let (from, step) = (arguments.from + thread, arguments.threads.max(1));
+            std::thread::spawn(move || {
+                let (mut coverage, mut failed, mut requests) = (Coverage::new(), Vec::new(), 0);
+                for seed in (from..end).step_by(usize::try_from(step).unwrap_or(1)) {
+                    let report = simulate(&options(seed));
+                    requests += report.requests;
+                    for (cell, count) in report.coverage {
+                        *coverage.entry(cell).or_insert(0) += count;
+                    }
+                    if !report.broken.is_empty() {
+                        eprintln!("seed {seed} ({} objects) broke:", report.objects);
+                        for what in &report.broken {
+                            eprintln!("  {what}");
+                        }
+                        eprintln!("  repeat: cargo run --release -p bessemer-e2e --bin simulate -- --seeds 1 --from {seed} --log");
+                        failed.push(seed);
+                    }
+                }
+                (coverage, failed, requests)
+            })
+        })
+        .collect();
+    let (mut coverage, mut failed, mut requests) = (Coverage::new(), Vec::new(), 0);
+    for worker in workers {
+        let Ok((cells, seeds, count)) = worker.join() else {
+            eprintln!("a simulation panicked");
+            return ExitCode::FAILURE;
+        };
+        for (cell, count) in cells {
+            *coverage.entry(cell).or_insert(0) += count;
+        }
+        failed.extend(seeds);
+        requests += count;
+    }
+    let empty = print(&coverage);
+    let seconds = start.elapsed().as_secs_f64();
+    #[allow(clippy::cast_precision_loss)]
+    let each = seconds * 1000.0 / arguments.seeds.max(1) as f64;
+    println!(
+        "{} seeds, {} failed, {requests} requests, {empty} empty cells, {seconds:.1} s, {each:.1} ms each",
+        arguments.seeds,
+        failed.len()
+    );
+    if failed.is_empty() && !(arguments.complete && empty > 0) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints how often each (kind, step, fault) was met; returns the number of empty cells.
+fn print(coverage: &Coverage) -> usize {
+    let mut empty = 0;
+    for kind in Kind::ALL {
+        for step in STEPS {
+            let cells: Vec<String> = possible(step)
+                .iter()
+                .map(|fault| {
+                    let count = coverage.get(&(kind, step, *fault)).copied().unwrap_or(0);
+                    if count == 0 {
+                        empty += 1;
+                    }
+                    format!("{fault:?} {count}")
+                })
+                .collect();
+            println!("{:<12} {:<8} {}", kind.name(), format!("{step:?}"), cells.join(", "));
+        }
+    }
+    empty
+}

@@ -1,0 +1,150 @@
+//! Owns the simulated world outside the API server: artefacts in memory, routers and servers that answer from what the
+//! API server holds. Its faults come from the plan.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bessemer_api::Kind;
+use bessemer_core::{Artefact, Checkpoint, Completion, Key};
+use bessemer_embedded::Api;
+use bessemer_protocol::route::{BackendStatus, RouteConfig, RouteStatus};
+use bessemer_protocol::RunConfig;
+use bessemer_runtime::outside::{Artefacts, Outside, Trouble};
+use bessemer_store::{Layout, MemoryStore, ObjectMeta, ObjectStore, PutOutcome, StoreError};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::fault::{Fault, Plan, Step};
+
+/// Bucket of the simulation.
+pub const BUCKET: &str = "simulation";
+
+/// An object store that remembers what was deleted from it.
+#[derive(Default)]
+pub struct Store {
+    /// The objects.
+    pub objects: MemoryStore,
+    /// Directories (`namespace/kind/name`) from which something was deleted.
+    pub deleted: Mutex<BTreeSet<String>>,
+}
+
+#[async_trait]
+impl ObjectStore for Store {
+    async fn get(&self, key: &str) -> Result<Bytes, StoreError> {
+        self.objects.get(key).await
+    }
+    async fn download(&self, key: &str, path: &Path) -> Result<(), StoreError> {
+        self.objects.download(key, path).await
+    }
+    async fn put(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
+        self.objects.put(key, body).await
+    }
+    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<PutOutcome, StoreError> {
+        self.objects.put_if_absent(key, body).await
+    }
+    async fn upload(&self, key: &str, path: &Path) -> Result<(), StoreError> {
+        self.objects.upload(key, path).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StoreError> {
+        self.objects.list(prefix).await
+    }
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        let directory: Vec<&str> = key.split('/').take(3).collect();
+        self.deleted.lock().insert(directory.join("/"));
+        self.objects.delete(key).await
+    }
+}
+
+/// The world outside, as the operator reaches it.
+pub struct World {
+    artefacts: Artefacts,
+    api: Api,
+    plan: Plan,
+}
+
+impl World {
+    /// Artefacts in `store`, routers and servers out of `api`, faults from `plan`.
+    #[must_use]
+    pub fn new(store: Arc<Store>, api: Api, plan: Plan) -> Self {
+        Self { artefacts: Artefacts::new(store, Layout::new(BUCKET, "")), api, plan }
+    }
+
+    async fn disturb(&self, kind: Kind) -> Result<(), Trouble> {
+        match self.plan.draw(kind, Step::Ask) {
+            Some(Fault::OutsideError) => Err(Trouble::Unavailable("connection refused (injected)".into())),
+            Some(Fault::OutsideSlow) => {
+                tokio::time::sleep(self.plan.delay(500, 5000)).await;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The Service with the address in `url`, its children of the same name: (ready, data of the ConfigMap).
+    fn behind(&self, url: &str) -> Option<(bool, Value)> {
+        let address = url.strip_prefix("http://")?.split(':').next()?;
+        let services = self.api.objects("services");
+        let service = services.iter().find(|s| s.pointer("/spec/clusterIP").and_then(Value::as_str) == Some(address))?;
+        let name = service.pointer("/metadata/name")?.as_str()?;
+        let named = |table: &str| {
+            self.api.objects(table).into_iter().find(|o| o.pointer("/metadata/name").and_then(Value::as_str) == Some(name))
+        };
+        let ready = named("deployments.apps")?.pointer("/status/readyReplicas").and_then(Value::as_i64).unwrap_or(0) > 0;
+        Some((ready, named("configmaps")?.get("data")?.clone()))
+    }
+}
+
+#[async_trait]
+impl Outside for World {
+    async fn run(&self, object: &Key, run_key: &str) -> Result<Option<Artefact>, Trouble> {
+        self.disturb(object.kind).await?;
+        self.artefacts.run(object, run_key).await
+    }
+
+    async fn checkpoint(&self, object: &Key, run_key: &str) -> Result<Option<Checkpoint>, Trouble> {
+        self.disturb(object.kind).await?;
+        self.artefacts.checkpoint(object, run_key).await
+    }
+
+    async fn manifest(&self, uri: &str) -> Result<Option<Artefact>, Trouble> {
+        self.artefacts.manifest(uri).await
+    }
+
+    async fn route(&self, url: &str) -> Result<RouteStatus, Trouble> {
+        self.disturb(Kind::Deployment).await?;
+        let away = || Trouble::Unavailable(format!("no router behind {url}"));
+        let (ready, data) = self.behind(url).ok_or_else(away)?;
+        let text = data.get("route.json").and_then(Value::as_str).filter(|_| ready).ok_or_else(away)?;
+        let config: RouteConfig = serde_json::from_str(text).map_err(|e| Trouble::Refused(e.to_string()))?;
+        let backends = config.backends.iter().map(|backend| BackendStatus {
+            name: backend.name.clone(),
+            digest: backend.digest.clone(),
+            requests: 100,
+            errors: 0,
+            in_flight: 0,
+            ttft_p50_ms: None,
+            ttft_p99_ms: None,
+            tokens_per_second: None,
+        });
+        Ok(RouteStatus { revision: config.revision.clone(), backends: backends.collect() })
+    }
+
+    async fn complete(&self, url: &str, _model: &str, _api_key: Option<&str>) -> Completion {
+        let failed = |message: &str| Completion { status: 0, digest: None, complete: false, message: message.into() };
+        if self.disturb(Kind::Deployment).await.is_err() {
+            return failed("connection refused (injected)");
+        }
+        let Some((true, data)) = self.behind(url) else { return failed("connection refused") };
+        let config = data.get("run.json").and_then(Value::as_str).and_then(|t| serde_json::from_str::<RunConfig>(t).ok());
+        let Some(config) = config else { return failed("no configuration") };
+        let digest = config.inputs.first().map(|input| input.digest.clone());
+        Completion { status: 200, digest, complete: true, message: String::new() }
+    }
+
+    async fn delete_artefacts(&self, path: &str, keep: &[String]) -> Result<(), Trouble> {
+        self.artefacts.delete_artefacts(path, keep).await
+    }
+}
