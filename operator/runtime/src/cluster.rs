@@ -242,13 +242,13 @@ impl Cluster {
     }
 
     fn child<K: Kept>(&self, cache: &Cache<K>, fold: impl Fold) {
-        if let Some(change) = fold.into(cache) {
+        if let Some(change) = fold.fold(cache) {
             self.child_changed(change);
         }
     }
 
     fn object<K: Kind + Kept>(&self, cache: &Cache<K>, fold: impl Fold) {
-        if let Some(change) = fold.into(cache) {
+        if let Some(change) = fold.fold(cache) {
             self.object_changed(change);
         }
     }
@@ -336,13 +336,13 @@ macro_rules! cached {
 cached!(Dataset => datasets, PretrainJob => pretrain_jobs, FineTune => fine_tunes, Evaluation => evaluations, ModelDeployment => model_deployments);
 
 trait Fold {
-    fn into<K: Kept>(self, cache: &Cache<K>) -> Option<Change<K>>;
+    fn fold<K: Kept>(self, cache: &Cache<K>) -> Option<Change<K>>;
 }
 
 struct Written(Value);
 
 impl Fold for Written {
-    fn into<K: Kept>(self, cache: &Cache<K>) -> Option<Change<K>> {
+    fn fold<K: Kept>(self, cache: &Cache<K>) -> Option<Change<K>> {
         let mut object: K = match serde_json::from_value(self.0) {
             Ok(object) => object,
             Err(error) => {
@@ -364,7 +364,7 @@ struct Gone<'a> {
 }
 
 impl Fold for Gone<'_> {
-    fn into<K: Kept>(self, cache: &Cache<K>) -> Option<Change<K>> {
+    fn fold<K: Kept>(self, cache: &Cache<K>) -> Option<Change<K>> {
         cache.remove(&self.place, self.uid, 0).map(|before| (Some(before), None))
     }
 }

@@ -118,7 +118,13 @@ impl Artefacts {
     /// The store is away, or what it holds is damaged.
     pub async fn checkpoint(&self, object: &Key, run_key: &str) -> Result<Option<Checkpoint>, Trouble> {
         let all = list_checkpoints(self.store.as_ref(), &self.layout, at(object), run_key).await?;
-        Ok(all.into_iter().max_by_key(|found| found.step).map(|found| Checkpoint { step: found.step, uri: found.uri, digest: found.digest }))
+        Ok(all.into_iter().max_by_key(|found| found.step).map(|found| Checkpoint {
+            step: found.step,
+            uri: found.uri,
+            digest: found.digest,
+            // The store's listing tells no time; the reconciler knows it from the report that announced it.
+            time: jiff::Timestamp::UNIX_EPOCH,
+        }))
     }
 
     /// The artefact in a directory.

@@ -221,7 +221,15 @@ impl Reconciler {
     async fn ask(&self, query: &Query) -> Result<Answer, Trouble> {
         Ok(match query {
             Query::Run { object, run_key } => Answer::Run(self.outside.run(object, run_key).await?),
-            Query::Checkpoint { object, run_key } => Answer::Checkpoint(self.outside.checkpoint(object, run_key).await?),
+            Query::Checkpoint { object, run_key } => {
+                let mut found = self.outside.checkpoint(object, run_key).await?;
+                if let Some(checkpoint) = found.as_mut()
+                    && let Some(at) = self.board.announced(&checkpoint.digest)
+                {
+                    checkpoint.time = at;
+                }
+                Answer::Checkpoint(found)
+            }
             Query::Manifest { uri } => Answer::Run(self.outside.manifest(uri).await?),
             Query::Route { url } => Answer::Route(self.outside.route(url).await?),
             Query::Completion { url, model, api_keys_secret, object } => {

@@ -35,13 +35,19 @@ pub struct Received {
     pub at: Timestamp,
 }
 
-/// The newest report per object UID.
+/// The newest report per object UID, and when its newest checkpoint was announced.
 #[derive(Default)]
-pub struct Board(Mutex<BTreeMap<String, Received>>);
+pub struct Board(Mutex<BTreeMap<String, Received>>, Mutex<BTreeMap<String, (String, Timestamp)>>);
 
 impl Board {
     /// Keeps `report` unless it is older than what is known of the same run and attempt. Returns whether it was kept.
     pub fn put(&self, report: ProgressReport, at: Timestamp) -> bool {
+        if let Some(checkpoint) = &report.checkpoint {
+            let mut announced = self.1.lock();
+            if announced.get(&report.uid).is_none_or(|(digest, _)| *digest != checkpoint.digest) {
+                announced.insert(report.uid.clone(), (checkpoint.digest.clone(), at));
+            }
+        }
         let mut board = self.0.lock();
         if let Some(known) = board.get(&report.uid) {
             let same = known.report.run_key == report.run_key;
@@ -60,9 +66,15 @@ impl Board {
         self.0.lock().get(uid).cloned()
     }
 
-    /// Forgets an object that is gone.
-    pub fn forget(&self, uid: &str) {
-        self.0.lock().remove(uid);
+    /// When the checkpoint with `digest` was announced, if it is the newest of any object.
+    pub fn announced(&self, digest: &str) -> Option<Timestamp> {
+        self.1.lock().values().find(|(known, _)| known == digest).map(|(_, at)| *at)
+    }
+
+    /// Forgets objects other than those with `alive` UIDs.
+    pub fn retain(&self, alive: &std::collections::BTreeSet<String>) {
+        self.0.lock().retain(|uid, _| alive.contains(uid));
+        self.1.lock().retain(|uid, _| alive.contains(uid));
     }
 }
 
