@@ -39,7 +39,11 @@ struct Arguments {
     #[arg(long, env = "BESSEMER_PROGRESS_URL")]
     progress_url: Option<String>,
     /// Namespace to watch; repeat for several, all without.
-    #[arg(long = "watch-namespace", env = "BESSEMER_WATCH_NAMESPACES", value_delimiter = ',')]
+    #[arg(
+        long = "watch-namespace",
+        env = "BESSEMER_WATCH_NAMESPACES",
+        value_delimiter = ','
+    )]
     namespaces: Vec<String>,
     /// Namespace of the election's Lease; no election without.
     #[arg(long, env = "POD_NAMESPACE")]
@@ -72,7 +76,11 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail("RuntimeUnavailable", &error.to_string()),
     };
@@ -88,16 +96,24 @@ fn fail(category: &str, message: &str) -> ExitCode {
 }
 
 async fn operate(arguments: Arguments) -> Result<(), (&'static str, String)> {
-    let format = if arguments.text_logs { telemetry::Format::Text } else { telemetry::Format::Json };
+    let format = if arguments.text_logs {
+        telemetry::Format::Text
+    } else {
+        telemetry::Format::Json
+    };
     let endpoint = arguments.otlp_endpoint.as_deref();
     let _telemetry = telemetry::install("bessemer-operator", &arguments.log, format, endpoint)
         .map_err(|e| (e.category(), e.to_string()))?;
-    let kube_config = kube::Config::infer()
-        .await
-        .map_err(|e| ("KubeconfigMissing", format!("{e}; set KUBECONFIG or run in a cluster")))?;
+    let kube_config = kube::Config::infer().await.map_err(|e| {
+        (
+            "KubeconfigMissing",
+            format!("{e}; set KUBECONFIG or run in a cluster"),
+        )
+    })?;
     let metrics = Metrics::new();
     let connect = || {
-        client::connect(kube_config.clone(), &metrics).map_err(|e| ("KubeconfigInvalid", e.to_string()))
+        client::connect(kube_config.clone(), &metrics)
+            .map_err(|e| ("KubeconfigInvalid", e.to_string()))
     };
     let store = S3Store::new(&S3Settings {
         endpoint: arguments.s3_endpoint.clone(),
@@ -116,7 +132,10 @@ async fn operate(arguments: Arguments) -> Result<(), (&'static str, String)> {
         metrics: metrics.clone(),
     };
     let stop = CancellationToken::new();
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        listen(SignalKind::interrupt())?,
+        listen(SignalKind::terminate())?,
+    );
     let stopping = stop.clone();
     tokio::spawn(async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
@@ -124,7 +143,9 @@ async fn operate(arguments: Arguments) -> Result<(), (&'static str, String)> {
         stopping.cancel();
     });
     let client = connect()?;
-    run(client, configuration(&arguments), parts, stop).await.map_err(|e| (e.category(), e.to_string()))
+    run(client, configuration(&arguments), parts, stop)
+        .await
+        .map_err(|e| (e.category(), e.to_string()))
 }
 
 fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, (&'static str, String)> {
@@ -148,7 +169,11 @@ fn configuration(arguments: &Arguments) -> Config {
     config.health_address = Some(arguments.health_address);
     config.intake_address = Some(arguments.intake_address);
     config.election = arguments.lease_namespace.clone().map(|namespace| {
-        let mut election = lease::Config::new(namespace, "bessemer-operator".into(), arguments.identity.clone());
+        let mut election = lease::Config::new(
+            namespace,
+            "bessemer-operator".into(),
+            arguments.identity.clone(),
+        );
         election.progress_url = arguments.advertise_url.clone();
         election
     });

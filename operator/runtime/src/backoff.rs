@@ -19,9 +19,15 @@ pub struct Policy {
 
 impl Policy {
     /// For objects: half a second to five minutes.
-    pub const OBJECT: Self = Self { base: Duration::from_millis(500), cap: Duration::from_secs(300) };
+    pub const OBJECT: Self = Self {
+        base: Duration::from_millis(500),
+        cap: Duration::from_secs(300),
+    };
     /// For watches: a fifth of a second to thirty seconds.
-    pub const WATCH: Self = Self { base: Duration::from_millis(200), cap: Duration::from_secs(30) };
+    pub const WATCH: Self = Self {
+        base: Duration::from_millis(200),
+        cap: Duration::from_secs(30),
+    };
 
     /// The delay before try `attempt` (0 = first retry).
     #[must_use]
@@ -42,7 +48,11 @@ impl<K: Ord + Clone> Failures<K> {
     /// No failures yet.
     #[must_use]
     pub fn new(policy: Policy, random: Random) -> Self {
-        Self { policy, random, counts: Mutex::new(BTreeMap::new()) }
+        Self {
+            policy,
+            random,
+            counts: Mutex::new(BTreeMap::new()),
+        }
     }
 
     /// Counts a failure of `key` at `generation` and returns the delay before the next try.
@@ -79,8 +89,14 @@ mod tests {
         for _ in 0..40 {
             assert!(failures.failed(&"a", 1) <= Duration::from_secs(360));
         }
-        assert!(failures.failed(&"b", 1) < Duration::from_secs(1), "one object's failures do not touch another");
-        assert!(failures.failed(&"a", 2) < Duration::from_secs(1), "a new generation starts again");
+        assert!(
+            failures.failed(&"b", 1) < Duration::from_secs(1),
+            "one object's failures do not touch another"
+        );
+        assert!(
+            failures.failed(&"a", 2) < Duration::from_secs(1),
+            "a new generation starts again"
+        );
         failures.reset(&"a");
         assert!(failures.failed(&"a", 2) < Duration::from_secs(1));
     }

@@ -26,7 +26,10 @@ impl Place {
     /// The place of `object`.
     pub fn of(object: &impl Resource) -> Self {
         let meta = object.meta();
-        Self { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
+        Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+        }
     }
 }
 
@@ -66,7 +69,10 @@ impl<K: Resource + Clone> Cache<K> {
             scopes: 1,
             removed: BTreeMap::new(),
         };
-        Self { state: RwLock::new(state), owner }
+        Self {
+            state: RwLock::new(state),
+            owner,
+        }
     }
 
     /// The copy at `place`.
@@ -78,7 +84,9 @@ impl<K: Resource + Clone> Cache<K> {
     pub fn owned_by(&self, owner: &str) -> Vec<Arc<K>> {
         let state = self.state.read();
         let places = state.owned.get(owner).into_iter().flatten();
-        places.filter_map(|place| state.objects.get(place).cloned()).collect()
+        places
+            .filter_map(|place| state.objects.get(place).cloned())
+            .collect()
     }
 
     /// All copies, by namespace and name.
@@ -88,9 +96,17 @@ impl<K: Resource + Clone> Cache<K> {
 
     /// The copies within one namespace, by name.
     pub fn within(&self, namespace: &str) -> Vec<Arc<K>> {
-        let from = Place { namespace: namespace.to_owned(), name: String::new() };
+        let from = Place {
+            namespace: namespace.to_owned(),
+            name: String::new(),
+        };
         let state = self.state.read();
-        state.objects.range(from..).take_while(|(p, _)| p.namespace == namespace).map(|(_, o)| o.clone()).collect()
+        state
+            .objects
+            .range(from..)
+            .take_while(|(p, _)| p.namespace == namespace)
+            .map(|(_, o)| o.clone())
+            .collect()
     }
 
     /// Number of copies.
@@ -136,8 +152,14 @@ impl<K: Resource + Clone> Cache<K> {
 
     /// A list of `scope` (a namespace, or empty for all) begins: what it does not contain will be removed at its end.
     pub fn begin_list(&self, scope: &str) {
-        let listing = Listing { found: BTreeMap::new(), written: BTreeSet::new() };
-        self.state.write().listings.insert(scope.to_owned(), listing);
+        let listing = Listing {
+            found: BTreeMap::new(),
+            written: BTreeSet::new(),
+        };
+        self.state
+            .write()
+            .listings
+            .insert(scope.to_owned(), listing);
     }
 
     /// One object of the list.
@@ -157,12 +179,16 @@ impl<K: Resource + Clone> Cache<K> {
     /// The list is complete. Returns (before, after) of everything that changed.
     pub fn end_list(&self, scope: &str) -> Vec<(Option<Arc<K>>, Option<Arc<K>>)> {
         let mut state = self.state.write();
-        let Some(listing) = state.listings.remove(scope) else { return Vec::new() };
+        let Some(listing) = state.listings.remove(scope) else {
+            return Vec::new();
+        };
         let gone: Vec<Place> = state
             .objects
             .keys()
             .filter(|place| scope.is_empty() || place.namespace == scope)
-            .filter(|place| !listing.found.contains_key(*place) && !listing.written.contains(*place))
+            .filter(|place| {
+                !listing.found.contains_key(*place) && !listing.written.contains(*place)
+            })
             .cloned()
             .collect();
         let mut changes = Vec::new();
@@ -171,7 +197,9 @@ impl<K: Resource + Clone> Cache<K> {
                 changes.push((Some(before), None));
             }
         }
-        state.removed.retain(|place, _| !scope.is_empty() && place.namespace != scope);
+        state
+            .removed
+            .retain(|place, _| !scope.is_empty() && place.namespace != scope);
         for (place, object) in listing.found {
             if let Some(before) = state.apply(object, self.owner) {
                 changes.push((before, state.objects.get(&place).cloned()));
@@ -214,14 +242,24 @@ impl<K: Resource + Clone> State<K> {
         Some(before)
     }
 
-    fn remove(&mut self, place: &Place, uid: Option<&str>, version: u64, owner: fn(&K) -> Option<String>) -> Option<Arc<K>> {
+    fn remove(
+        &mut self,
+        place: &Place,
+        uid: Option<&str>,
+        version: u64,
+        owner: fn(&K) -> Option<String>,
+    ) -> Option<Arc<K>> {
         let held = self.objects.get(place)?;
-        let other = uid.is_some_and(|uid| held.meta().uid.as_deref().is_some_and(|held| held != uid));
+        let other =
+            uid.is_some_and(|uid| held.meta().uid.as_deref().is_some_and(|held| held != uid));
         if other || (version != 0 && self::version(held.as_ref()) > version) {
             return None;
         }
         let before = self.objects.remove(place)?;
-        let removed = Removed { uid: before.uid(), version: version.max(self::version(before.as_ref())) };
+        let removed = Removed {
+            uid: before.uid(),
+            version: version.max(self::version(before.as_ref())),
+        };
         self.removed.insert(place.clone(), removed);
         self.disown(owner(&before).as_deref(), place);
         Some(before)
@@ -241,7 +279,12 @@ impl<K: Resource + Clone> State<K> {
 
 /// The version of `object` as a number, 0 if it has none.
 pub fn version(object: &impl Resource) -> u64 {
-    object.meta().resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+    object
+        .meta()
+        .resource_version
+        .as_deref()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0)
 }
 
 /// A stable digest of anything hashable, for predicates.
@@ -266,11 +309,19 @@ mod tests {
     }
 
     fn place(name: &str) -> Place {
-        Place { namespace: "ns".into(), name: name.into() }
+        Place {
+            namespace: "ns".into(),
+            name: name.into(),
+        }
     }
 
     fn cache() -> Cache<ConfigMap> {
-        Cache::new(|map| map.metadata.uid.as_ref().map(|uid| uid.chars().take(1).collect()))
+        Cache::new(|map| {
+            map.metadata
+                .uid
+                .as_ref()
+                .map(|uid| uid.chars().take(1).collect())
+        })
     }
 
     #[test]
@@ -289,7 +340,10 @@ mod tests {
         assert!(cache.remove(&place("a"), Some("u1"), 9).is_some());
         assert!(cache.apply(object("a", "u1", 4)).is_none());
         assert!(cache.apply(object("a", "u2", 10)).is_some());
-        assert!(cache.remove(&place("a"), Some("u1"), 9).is_none(), "the deletion of the predecessor");
+        assert!(
+            cache.remove(&place("a"), Some("u1"), 9).is_none(),
+            "the deletion of the predecessor"
+        );
     }
 
     #[test]

@@ -17,7 +17,9 @@ use crate::metric::{self, Metrics};
 /// A configuration that cannot be used: unreadable certificates, an unsupported proxy.
 pub fn connect(mut config: kube::Config, metrics: &Metrics) -> Result<kube::Client, kube::Error> {
     config.default_retry = false;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&Counting(metrics.clone())).build())
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&Counting(metrics.clone()))
+        .build())
 }
 
 /// An answer must begin within this time; a watch begins to answer at once, so this bounds every request.
@@ -31,7 +33,10 @@ impl<S> Layer<S> for Counting {
     type Service = Counted<S>;
 
     fn layer(&self, inner: S) -> Counted<S> {
-        Counted { inner, metrics: self.0.clone() }
+        Counted {
+            inner,
+            metrics: self.0.clone(),
+        }
     }
 }
 
@@ -66,8 +71,12 @@ where
                 Ok(answer) => answer.map_err(Into::into),
                 Err(elapsed) => Err(elapsed.into()),
             };
-            let code = answer.as_ref().map_or("<error>".to_owned(), |a| a.status().as_str().to_owned());
-            requests.get_or_create(&metric::Request { code, method, host }).inc();
+            let code = answer
+                .as_ref()
+                .map_or("<error>".to_owned(), |a| a.status().as_str().to_owned());
+            requests
+                .get_or_create(&metric::Request { code, method, host })
+                .inc();
             answer
         })
     }

@@ -38,13 +38,17 @@ impl TokioClock {
     /// A clock that shows `epoch` now and advances with tokio's time.
     #[must_use]
     pub fn starting_at(epoch: Timestamp) -> Self {
-        Self { epoch, start: Instant::now() }
+        Self {
+            epoch,
+            start: Instant::now(),
+        }
     }
 }
 
 impl Clock for TokioClock {
     fn now(&self) -> Timestamp {
-        let elapsed = SignedDuration::try_from(self.start.elapsed()).unwrap_or(SignedDuration::ZERO);
+        let elapsed =
+            SignedDuration::try_from(self.start.elapsed()).unwrap_or(SignedDuration::ZERO);
         self.epoch.checked_add(elapsed).unwrap_or(self.epoch)
     }
 }
@@ -88,7 +92,10 @@ mod tests {
     fn jitter_stays_in_range_and_follows_the_seed() {
         let (a, b) = (Random::seeded(7), Random::seeded(7));
         for _ in 0..100 {
-            let (x, y) = (a.jitter(Duration::from_secs(10), 0.2), b.jitter(Duration::from_secs(10), 0.2));
+            let (x, y) = (
+                a.jitter(Duration::from_secs(10), 0.2),
+                b.jitter(Duration::from_secs(10), 0.2),
+            );
             assert_eq!(x, y);
             assert!(x >= Duration::from_secs(10) && x <= Duration::from_secs(12));
         }

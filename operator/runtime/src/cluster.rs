@@ -21,7 +21,10 @@ use crate::watch::Change;
 /// The place of `key` within its kind.
 #[must_use]
 pub fn place(key: &Key) -> Place {
-    Place { namespace: key.namespace.clone(), name: key.name.clone() }
+    Place {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    }
 }
 
 /// The object that `child` belongs to by its labels.
@@ -29,7 +32,11 @@ pub fn owner_key(child: &impl Resource) -> Option<Key> {
     let labels = child.meta().labels.as_ref()?;
     let word = labels.get(label::KIND)?;
     let kind = KindName::ALL.into_iter().find(|kind| kind.name() == word)?;
-    Some(Key { kind, namespace: child.meta().namespace.clone()?, name: labels.get(label::NAME)?.clone() })
+    Some(Key {
+        kind,
+        namespace: child.meta().namespace.clone()?,
+        name: labels.get(label::NAME)?.clone(),
+    })
 }
 
 /// What the index of children says of those of the object `key`.
@@ -44,7 +51,10 @@ fn labelled<K: Resource>(child: &K) -> Option<String> {
 /// UID of the controller of `child`.
 fn controlled<K: Resource>(child: &K) -> Option<String> {
     let owners = child.meta().owner_references.as_ref()?;
-    owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
+    owners
+        .iter()
+        .find(|owner| owner.controller == Some(true))
+        .map(|owner| owner.uid.clone())
 }
 
 fn unowned<K>(_object: &K) -> Option<String> {
@@ -138,7 +148,14 @@ impl Cluster {
 
     /// The objects that refer to `key`.
     pub fn downstream(&self, key: &Key) -> Vec<Key> {
-        self.references.read().down.get(key).into_iter().flatten().cloned().collect()
+        self.references
+            .read()
+            .down
+            .get(key)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// Every cached key.
@@ -168,7 +185,10 @@ impl Cluster {
             ("Deployment", self.deployments.synced()),
             ("Service", self.services.synced()),
         ];
-        all.into_iter().filter(|(_, synced)| !synced).map(|(kind, _)| kind).collect()
+        all.into_iter()
+            .filter(|(_, synced)| !synced)
+            .map(|(kind, _)| kind)
+            .collect()
     }
 
     fn peer_in<K: Kind>(cache: &Cache<K>, key: &Key) -> Option<Peer> {
@@ -189,7 +209,11 @@ impl Cluster {
 
     /// A child has changed: its owner must look.
     pub fn child_changed<K: Resource>(&self, (before, after): Change<K>) {
-        let keys: BTreeSet<Key> = [before, after].iter().flatten().filter_map(|child| owner_key(child.as_ref())).collect();
+        let keys: BTreeSet<Key> = [before, after]
+            .iter()
+            .flatten()
+            .filter_map(|child| owner_key(child.as_ref()))
+            .collect();
         for key in keys {
             self.touch(key);
         }
@@ -197,10 +221,18 @@ impl Cluster {
 
     /// One of our objects has changed: it must look, and so must those that refer to it if they can tell the difference.
     pub fn object_changed<K: Kind>(&self, (before, after): Change<K>) {
-        let Some(key) = after.as_deref().or(before.as_deref()).map(Kind::key) else { return };
-        let (old, new) = (before.as_deref().map(Kind::peer), after.as_deref().map(Kind::peer));
+        let Some(key) = after.as_deref().or(before.as_deref()).map(Kind::key) else {
+            return;
+        };
+        let (old, new) = (
+            before.as_deref().map(Kind::peer),
+            after.as_deref().map(Kind::peer),
+        );
         let references = |peer: &Option<Peer>| -> BTreeSet<Key> {
-            peer.iter().flat_map(|peer| &peer.references).map(|reference| reference.to.clone()).collect()
+            peer.iter()
+                .flat_map(|peer| &peer.references)
+                .map(|reference| reference.to.clone())
+                .collect()
         };
         if before.is_none() || references(&old) != references(&new) {
             self.refer(&key, references(&new));
@@ -219,8 +251,18 @@ impl Cluster {
     }
 
     /// Removes an object that is known to be gone.
-    pub fn gone(&self, api_version: &str, kind: &str, namespace: &str, name: &str, uid: Option<&str>) {
-        let place = Place { namespace: namespace.to_owned(), name: name.to_owned() };
+    pub fn gone(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        uid: Option<&str>,
+    ) {
+        let place = Place {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
         self.dispatch(api_version, kind, Gone { place, uid });
     }
 
@@ -305,7 +347,11 @@ impl World for Surroundings<'_> {
 
     fn children(&self, uid: &str) -> Children {
         fn owned<K: Resource + Clone>(cache: &Cache<K>, owner: &str) -> Vec<K> {
-            cache.owned_by(owner).iter().map(|child| child.as_ref().clone()).collect()
+            cache
+                .owned_by(owner)
+                .iter()
+                .map(|child| child.as_ref().clone())
+                .collect()
         }
         Children {
             jobs: owned(&self.cluster.jobs, uid),
@@ -365,6 +411,8 @@ struct Gone<'a> {
 
 impl Fold for Gone<'_> {
     fn fold<K: Kept>(self, cache: &Cache<K>) -> Option<Change<K>> {
-        cache.remove(&self.place, self.uid, 0).map(|before| (Some(before), None))
+        cache
+            .remove(&self.place, self.uid, 0)
+            .map(|before| (Some(before), None))
     }
 }

@@ -39,7 +39,8 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Note> {
     let mut notes: Vec<Note> = Vec::new();
     for condition in changed {
         let note = Note {
-            warning: matches!(condition.type_.as_str(), "Stalled" | "Failed") && condition.status == "True",
+            warning: matches!(condition.type_.as_str(), "Stalled" | "Failed")
+                && condition.status == "True",
             reason: condition.reason.clone(),
             action: "Reconcile",
             text: condition.message.clone(),
@@ -64,7 +65,10 @@ impl Recorder {
     /// A recorder that signs as `instance`.
     #[must_use]
     pub fn new(client: Client, instance: &str) -> Self {
-        Self { client, instance: instance.chars().take(128).collect() }
+        Self {
+            client,
+            instance: instance.chars().take(128).collect(),
+        }
     }
 
     /// Writes `note` about `regarding`. Failure is logged only.
@@ -76,7 +80,12 @@ impl Recorder {
         }
     }
 
-    async fn write(&self, regarding: &ObjectReference, note: &Note, now: Timestamp) -> Result<(), kube::Error> {
+    async fn write(
+        &self,
+        regarding: &ObjectReference,
+        note: &Note,
+        now: Timestamp,
+    ) -> Result<(), kube::Error> {
         let namespace = regarding.namespace.as_deref().unwrap_or("default");
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         let event = self.event(regarding, note, now);
@@ -85,21 +94,34 @@ impl Recorder {
             Err(error) => return Err(error),
             Ok(_) => return Ok(()),
         }
-        let Some(mut known) = api.get_opt(event.metadata.name.as_deref().unwrap_or_default()).await? else {
+        let Some(mut known) = api
+            .get_opt(event.metadata.name.as_deref().unwrap_or_default())
+            .await?
+        else {
             return Ok(());
         };
         let count = known.series.as_ref().map_or(1, |s| s.count) + 1;
-        known.series = Some(EventSeries { count, last_observed_time: micro(now) });
+        known.series = Some(EventSeries {
+            count,
+            last_observed_time: micro(now),
+        });
         known.metadata.managed_fields = None;
         let name = known.metadata.name.clone().unwrap_or_default();
-        api.replace(&name, &PostParams::default(), &known).await.map(|_| ())
+        api.replace(&name, &PostParams::default(), &known)
+            .await
+            .map(|_| ())
     }
 
     /// The name follows from the content, so that a repeated write counts instead of adding.
     fn event(&self, regarding: &ObjectReference, note: &Note, now: Timestamp) -> Event {
         let object = regarding.name.clone().unwrap_or_default();
         let mut hash = Sha256::new();
-        for part in [regarding.uid.as_deref().unwrap_or(""), &note.reason, note.action, &note.text] {
+        for part in [
+            regarding.uid.as_deref().unwrap_or(""),
+            &note.reason,
+            note.action,
+            &note.text,
+        ] {
             hash.update(part.as_bytes());
             hash.update([0]);
         }
@@ -150,7 +172,9 @@ mod tests {
             status: status.into(),
             reason: reason.into(),
             message: "m".into(),
-            last_transition_time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH),
+            last_transition_time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+                Timestamp::UNIX_EPOCH,
+            ),
             observed_generation: None,
         }
     }
@@ -159,7 +183,10 @@ mod tests {
     fn one_note_per_new_reason() {
         let before = [condition("Ready", "False", "Running")];
         assert!(transitions(&before, &before).is_empty());
-        let after = [condition("Ready", "False", "BadData"), condition("Stalled", "True", "BadData")];
+        let after = [
+            condition("Ready", "False", "BadData"),
+            condition("Stalled", "True", "BadData"),
+        ];
         let notes = transitions(&before, &after);
         assert_eq!(notes.len(), 1);
         assert!(notes[0].warning);

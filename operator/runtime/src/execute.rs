@@ -33,8 +33,11 @@ impl Error {
     /// Whether a person has to act: the same write will be refused again.
     #[must_use]
     pub const fn needs_person(&self) -> bool {
-        use remote::Error::{Foreign, Forbidden, Malformed, Refused};
-        matches!(self, Self::Remote(Foreign { .. } | Forbidden { .. } | Malformed { .. } | Refused { .. }))
+        use remote::Error::{Forbidden, Foreign, Malformed, Refused};
+        matches!(
+            self,
+            Self::Remote(Foreign { .. } | Forbidden { .. } | Malformed { .. } | Refused { .. })
+        )
     }
 }
 
@@ -63,7 +66,10 @@ fn target(object: &ObjectRef) -> Target {
 
 /// A merge patch of `object` that fails if it is not the observed one any more.
 fn pinned(object: &ObjectRef, mut patch: Value) -> Value {
-    if let Some(meta) = patch.as_object_mut().map(|p| p.entry("metadata").or_insert_with(|| json!({}))) {
+    if let Some(meta) = patch
+        .as_object_mut()
+        .map(|p| p.entry("metadata").or_insert_with(|| json!({})))
+    {
         if let Some(uid) = &object.uid {
             set(meta, "uid", uid);
         }
@@ -88,7 +94,8 @@ impl Executor<'_> {
     pub async fn perform(&self, action: &Action) -> Result<(), Error> {
         let result = self.act(action).await;
         let category = result.as_ref().map_or_else(Error::category, |()| "ok");
-        self.metrics.acted(&self.metrics.actions, action.category(), category);
+        self.metrics
+            .acted(&self.metrics.actions, action.category(), category);
         if let Err(error) = &result {
             tracing::debug!(action = action.category(), category, %error, "action stopped");
         }
@@ -99,11 +106,20 @@ impl Executor<'_> {
         match action {
             Action::AddFinalizer { .. } if planted(Bug::SkippedFinalizer) => Ok(()),
             Action::External { .. } if planted(Bug::SkippedCleanup) => Ok(()),
-            Action::AddFinalizer { object, finalizer } => self.finalizer(object, finalizer, true).await,
-            Action::RemoveFinalizer { object, finalizer } => self.finalizer(object, finalizer, false).await,
+            Action::AddFinalizer { object, finalizer } => {
+                self.finalizer(object, finalizer, true).await
+            }
+            Action::RemoveFinalizer { object, finalizer } => {
+                self.finalizer(object, finalizer, false).await
+            }
             Action::Apply { object, manager } => Ok(self.remote.apply(object, manager).await?),
-            Action::Create { object } => Ok(self.remote.create(object, self.uid, self.manager).await?),
-            Action::Delete { object, propagation } => self.delete(object, *propagation).await,
+            Action::Create { object } => {
+                Ok(self.remote.create(object, self.uid, self.manager).await?)
+            }
+            Action::Delete {
+                object,
+                propagation,
+            } => self.delete(object, *propagation).await,
             Action::Suspend { job } => self.suspend(job, true).await,
             Action::Resume { job } => self.suspend(job, false).await,
             Action::External { operation } => self.external(operation).await,
@@ -112,17 +128,33 @@ impl Executor<'_> {
 
     async fn suspend(&self, job: &ObjectRef, suspend: bool) -> Result<(), Error> {
         let patch = pinned(job, json!({"spec": {"suspend": suspend}}));
-        Ok(self.remote.merge(&target(job), &patch, self.manager).await?)
+        Ok(self
+            .remote
+            .merge(&target(job), &patch, self.manager)
+            .await?)
     }
 
     /// The list is read live: it may hold finalizers of others that the cache does not show yet.
-    async fn finalizer(&self, object: &ObjectRef, finalizer: &str, wanted: bool) -> Result<(), Error> {
+    async fn finalizer(
+        &self,
+        object: &ObjectRef,
+        finalizer: &str,
+        wanted: bool,
+    ) -> Result<(), Error> {
         let target = target(object);
         let Some(live) = self.remote.live(&target).await? else {
-            return if wanted { Err(gone(&target).into()) } else { Ok(()) };
+            return if wanted {
+                Err(gone(&target).into())
+            } else {
+                Ok(())
+            };
         };
         if live.metadata.uid != object.uid {
-            return if wanted { Err(gone(&target).into()) } else { Ok(()) };
+            return if wanted {
+                Err(gone(&target).into())
+            } else {
+                Ok(())
+            };
         }
         let mut list = live.metadata.finalizers.clone().unwrap_or_default();
         if list.iter().any(|known| known == finalizer) == wanted {
@@ -141,7 +173,10 @@ impl Executor<'_> {
             }
             .into());
         }
-        let object = ObjectRef { resource_version: live.metadata.resource_version.clone(), ..object.clone() };
+        let object = ObjectRef {
+            resource_version: live.metadata.resource_version.clone(),
+            ..object.clone()
+        };
         let patch = pinned(&object, json!({"metadata": {"finalizers": list}}));
         Ok(self.remote.merge(&target, &patch, self.manager).await?)
     }
@@ -152,9 +187,20 @@ impl Executor<'_> {
             Propagation::Foreground => PropagationPolicy::Foreground,
         };
         let Some(uid) = &object.uid else {
-            return Err(remote::Error::Malformed { what: "a deletion without uid".into() }.into());
+            return Err(remote::Error::Malformed {
+                what: "a deletion without uid".into(),
+            }
+            .into());
         };
-        Ok(self.remote.delete(&target(object), uid, object.resource_version.as_deref(), policy).await?)
+        Ok(self
+            .remote
+            .delete(
+                &target(object),
+                uid,
+                object.resource_version.as_deref(),
+                policy,
+            )
+            .await?)
     }
 
     async fn external(&self, operation: &StoreOperation) -> Result<(), Error> {
@@ -175,5 +221,8 @@ impl Executor<'_> {
 }
 
 fn gone(target: &Target) -> remote::Error {
-    remote::Error::Stale { target: target.to_string(), reason: "it is not the observed object any more".into() }
+    remote::Error::Stale {
+        target: target.to_string(),
+        reason: "it is not the observed object any more".into(),
+    }
 }

@@ -36,7 +36,8 @@ impl Health {
             return Some(format!("watch of {kind} silent for {} s", age.as_secs()));
         }
         let longest = (self.longest)();
-        (longest > crate::reconcile::DEADLINE * 2).then(|| format!("a reconcile runs for {} s", longest.as_secs()))
+        (longest > crate::reconcile::DEADLINE * 2)
+            .then(|| format!("a reconcile runs for {} s", longest.as_secs()))
     }
 
     /// The routes.
@@ -53,12 +54,21 @@ async fn metrics(State(health): State<Arc<Health>>) -> Response {
     (health.refresh)();
     for (kind, age) in health.pulse.ages() {
         let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-        health.metrics.watch_age.get_or_create(&metric::Kind { kind }).set(seconds);
+        health
+            .metrics
+            .watch_age
+            .get_or_create(&metric::Kind { kind })
+            .set(seconds);
     }
     match health.metrics.render() {
-        Ok(text) => {
-            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
-        }
+        Ok(text) => (
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
@@ -76,5 +86,9 @@ async fn readyz(State(health): State<Arc<Health>>) -> Response {
     if unsynced.is_empty() {
         return "ok".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not listed yet: {}", unsynced.join(", "))).into_response()
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("not listed yet: {}", unsynced.join(", ")),
+    )
+        .into_response()
 }

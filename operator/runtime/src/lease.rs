@@ -111,7 +111,10 @@ impl Leadership {
     /// Whether this process may write now.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.0.lock().valid_until.is_some_and(|until| Instant::now() < until)
+        self.0
+            .lock()
+            .valid_until
+            .is_some_and(|until| Instant::now() < until)
     }
 
     /// Where the present leader takes progress reports, as far as known.
@@ -150,9 +153,22 @@ pub struct Elector {
 
 impl Elector {
     /// An elector on `client`, which should be its own and must not retry by itself.
-    pub fn new(client: kube::Client, config: Config, clock: Arc<dyn Clock>, random: Random, leadership: Leadership) -> Self {
+    pub fn new(
+        client: kube::Client,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        random: Random,
+        leadership: Leadership,
+    ) -> Self {
         let api = Api::namespaced(client, &config.namespace);
-        Self { api, config, clock, random, leadership, seen: None }
+        Self {
+            api,
+            config,
+            clock,
+            random,
+            leadership,
+            seen: None,
+        }
     }
 
     /// Waits until this process leads.
@@ -167,11 +183,19 @@ impl Elector {
                     standing.valid_until = Some(asked + self.config.renew_deadline);
                     standing.transitions += 1;
                     drop(standing);
-                    tracing::info!(lease = self.config.name, identity = self.config.identity, "leading");
+                    tracing::info!(
+                        lease = self.config.name,
+                        identity = self.config.identity,
+                        "leading"
+                    );
                     return;
                 }
-                Ok(Step::Other { holder }) => tracing::debug!(lease = self.config.name, holder, "standing by"),
-                Err(error) => tracing::warn!(lease = self.config.name, %error, "lease not reachable"),
+                Ok(Step::Other { holder }) => {
+                    tracing::debug!(lease = self.config.name, holder, "standing by")
+                }
+                Err(error) => {
+                    tracing::warn!(lease = self.config.name, %error, "lease not reachable")
+                }
             }
             tokio::time::sleep(self.random.jitter(self.config.retry_period, 0.2)).await;
         }
@@ -192,7 +216,12 @@ impl Elector {
 
     async fn renew(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         loop {
-            let deadline = self.leadership.0.lock().valid_until.unwrap_or_else(Instant::now);
+            let deadline = self
+                .leadership
+                .0
+                .lock()
+                .valid_until
+                .unwrap_or_else(Instant::now);
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(self.config.retry_period) => {}
@@ -206,7 +235,12 @@ impl Elector {
                 Ok(Step::Held { asked }) => {
                     self.leadership.0.lock().valid_until = Some(asked + self.config.renew_deadline);
                 }
-                Ok(Step::Other { holder }) => return Err(Error::Taken { name: self.config.name.clone(), holder }),
+                Ok(Step::Other { holder }) => {
+                    return Err(Error::Taken {
+                        name: self.config.name.clone(),
+                        holder,
+                    });
+                }
                 Err(error) => tracing::warn!(lease = self.config.name, %error, "lease not renewed"),
             }
             if Instant::now() >= self.leadership.0.lock().valid_until.unwrap_or(deadline) {
@@ -216,7 +250,10 @@ impl Elector {
     }
 
     fn expired(&self) -> Error {
-        Error::Expired { name: self.config.name.clone(), seconds: self.config.renew_deadline.as_secs() }
+        Error::Expired {
+            name: self.config.name.clone(),
+            seconds: self.config.renew_deadline.as_secs(),
+        }
     }
 
     /// One try to take or renew. Each request ends before the next try is due.
@@ -225,27 +262,43 @@ impl Elector {
         let live = self.call(self.api.get_opt(&self.config.name)).await?;
         let Some(live) = live else {
             let lease = self.record(None);
-            let created = self.call(self.api.create(&PostParams::default(), &lease)).await;
+            let created = self
+                .call(self.api.create(&PostParams::default(), &lease))
+                .await;
             return match created {
                 Ok(lease) => {
                     self.see(lease);
                     Ok(Step::Held { asked })
                 }
-                Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                    Ok(Step::Other { holder: "another process".into() })
-                }
+                Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Step::Other {
+                    holder: "another process".into(),
+                }),
                 Err(error) => Err(error),
             };
         };
         self.see(live);
-        let Some(seen) = self.seen.as_ref() else { return Ok(Step::Other { holder: String::new() }) };
+        let Some(seen) = self.seen.as_ref() else {
+            return Ok(Step::Other {
+                holder: String::new(),
+            });
+        };
         let holder = holder(&seen.lease).to_owned();
-        let valid = Duration::from_secs(duration(&seen.lease).unwrap_or(self.config.duration.as_secs()).max(1));
+        let valid = Duration::from_secs(
+            duration(&seen.lease)
+                .unwrap_or(self.config.duration.as_secs())
+                .max(1),
+        );
         if !holder.is_empty() && holder != self.config.identity && seen.since.elapsed() <= valid {
             return Ok(Step::Other { holder });
         }
         let lease = self.record(Some(&seen.lease));
-        match self.call(self.api.replace(&self.config.name, &PostParams::default(), &lease)).await {
+        match self
+            .call(
+                self.api
+                    .replace(&self.config.name, &PostParams::default(), &lease),
+            )
+            .await
+        {
             Ok(lease) => {
                 self.see(lease);
                 Ok(Step::Held { asked })
@@ -255,7 +308,10 @@ impl Elector {
         }
     }
 
-    async fn call<T>(&self, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    async fn call<T>(
+        &self,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, kube::Error> {
         match tokio::time::timeout(self.config.retry_period, request).await {
             Ok(result) => result,
             Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
@@ -263,9 +319,17 @@ impl Elector {
     }
 
     fn see(&mut self, lease: Lease) {
-        let url = lease.metadata.annotations.as_ref().and_then(|a| a.get(PROGRESS_URL)).cloned();
+        let url = lease
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|a| a.get(PROGRESS_URL))
+            .cloned();
         self.leadership.0.lock().leader_url = url;
-        let changed = self.seen.as_ref().is_none_or(|seen| seen.lease.spec != lease.spec);
+        let changed = self
+            .seen
+            .as_ref()
+            .is_none_or(|seen| seen.lease.spec != lease.spec);
         let since = match &self.seen {
             Some(seen) if !changed => seen.since,
             _ => Instant::now(),
@@ -281,11 +345,16 @@ impl Elector {
         lease.metadata.namespace = Some(self.config.namespace.clone());
         lease.metadata.managed_fields = None;
         if let Some(url) = &self.config.progress_url {
-            lease.metadata.annotations.get_or_insert_default().insert(PROGRESS_URL.into(), url.clone());
+            lease
+                .metadata
+                .annotations
+                .get_or_insert_default()
+                .insert(PROGRESS_URL.into(), url.clone());
         }
         let mut spec = lease.spec.take().unwrap_or_default();
         if spec.holder_identity.as_deref() != Some(&self.config.identity) {
-            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0) + i32::from(before.is_some()));
+            spec.lease_transitions =
+                Some(spec.lease_transitions.unwrap_or(0) + i32::from(before.is_some()));
             spec.acquire_time = Some(now.clone());
         }
         spec.holder_identity = Some(self.config.identity.clone());
@@ -310,7 +379,13 @@ impl Elector {
             renew_time: Some(MicroTime(micros(self.clock.now()))),
             ..LeaseSpec::default()
         });
-        if let Err(error) = self.call(self.api.replace(&self.config.name, &PostParams::default(), &lease)).await {
+        if let Err(error) = self
+            .call(
+                self.api
+                    .replace(&self.config.name, &PostParams::default(), &lease),
+            )
+            .await
+        {
             tracing::warn!(lease = self.config.name, %error, "lease not released; it will expire");
         }
     }
@@ -322,11 +397,19 @@ fn micros(now: Timestamp) -> Timestamp {
 }
 
 fn holder(lease: &Lease) -> &str {
-    lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref()).unwrap_or("")
+    lease
+        .spec
+        .as_ref()
+        .and_then(|s| s.holder_identity.as_deref())
+        .unwrap_or("")
 }
 
 fn duration(lease: &Lease) -> Option<u64> {
-    lease.spec.as_ref()?.lease_duration_seconds.and_then(|s| u64::try_from(s).ok())
+    lease
+        .spec
+        .as_ref()?
+        .lease_duration_seconds
+        .and_then(|s| u64::try_from(s).ok())
 }
 
 #[cfg(test)]

@@ -127,7 +127,9 @@ impl Default for Metrics {
 }
 
 /// 1 ms to 60 s.
-const SECONDS: [f64; 11] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0];
+const SECONDS: [f64; 11] = [
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0,
+];
 
 fn seconds() -> Histogram {
     Histogram::new(SECONDS)
@@ -169,52 +171,133 @@ impl Metrics {
     // The encoder appends `_total` to the name of a counter.
     fn register(&self) -> Registry {
         let mut r = Registry::default();
-        r.register("controller_runtime_reconcile", "Reconciles per controller and result", self.reconciles.clone());
-        r.register("controller_runtime_reconcile_errors", "Failed reconciles per controller", self.errors.clone());
+        r.register(
+            "controller_runtime_reconcile",
+            "Reconciles per controller and result",
+            self.reconciles.clone(),
+        );
+        r.register(
+            "controller_runtime_reconcile_errors",
+            "Failed reconciles per controller",
+            self.errors.clone(),
+        );
         r.register(
             "controller_runtime_terminal_reconcile_errors",
             "Reconciles that wait for a new spec per controller",
             self.terminal_errors.clone(),
         );
-        r.register("controller_runtime_reconcile_time_seconds", "Seconds per reconcile", self.reconcile_seconds.clone());
+        r.register(
+            "controller_runtime_reconcile_time_seconds",
+            "Seconds per reconcile",
+            self.reconcile_seconds.clone(),
+        );
         r.register(
             "controller_runtime_max_concurrent_reconciles",
             "Reconciles allowed at once",
             self.max_concurrent.clone(),
         );
-        r.register("controller_runtime_active_workers", "Reconciles running", self.active_workers.clone());
-        r.register("workqueue_depth", "Objects waiting", self.queue_depth.clone());
+        r.register(
+            "controller_runtime_active_workers",
+            "Reconciles running",
+            self.active_workers.clone(),
+        );
+        r.register(
+            "workqueue_depth",
+            "Objects waiting",
+            self.queue_depth.clone(),
+        );
         r.register("workqueue_adds", "Triggers taken", self.queue_adds.clone());
-        r.register("workqueue_queue_duration_seconds", "Seconds an object waited", self.queue_seconds.clone());
-        r.register("workqueue_work_duration_seconds", "Seconds of work on an object", self.work_seconds.clone());
+        r.register(
+            "workqueue_queue_duration_seconds",
+            "Seconds an object waited",
+            self.queue_seconds.clone(),
+        );
+        r.register(
+            "workqueue_work_duration_seconds",
+            "Seconds of work on an object",
+            self.work_seconds.clone(),
+        );
         r.register(
             "workqueue_longest_running_processor_seconds",
             "Age of the oldest work in progress",
             self.longest_running.clone(),
         );
-        r.register("workqueue_retries", "Retries after failures", self.queue_retries.clone());
-        r.register("rest_client_requests", "Requests to the API server", self.requests.clone());
-        r.register("leader_election_master_status", "1 while this process leads", self.leader.clone());
-        r.register("bessemer_actions", "Actions by kind and category", self.actions.clone());
-        r.register("bessemer_reconcile_noop", "Reconciles that changed nothing", self.no_ops.clone());
-        r.register("bessemer_status_writes", "Status writes", self.status_writes.clone());
-        r.register("bessemer_cached_objects", "Objects held per kind", self.cached.clone());
-        r.register("bessemer_watch_age_seconds", "Age of the last sign of life of a watch", self.watch_age.clone());
-        r.register("bessemer_watch_errors", "Watch failures", self.watch_errors.clone());
-        r.register("bessemer_progress_reports", "Progress reports taken", self.progress.clone());
-        r.register("bessemer_queries", "Questions to stores and routers", self.queries.clone());
+        r.register(
+            "workqueue_retries",
+            "Retries after failures",
+            self.queue_retries.clone(),
+        );
+        r.register(
+            "rest_client_requests",
+            "Requests to the API server",
+            self.requests.clone(),
+        );
+        r.register(
+            "leader_election_master_status",
+            "1 while this process leads",
+            self.leader.clone(),
+        );
+        r.register(
+            "bessemer_actions",
+            "Actions by kind and category",
+            self.actions.clone(),
+        );
+        r.register(
+            "bessemer_reconcile_noop",
+            "Reconciles that changed nothing",
+            self.no_ops.clone(),
+        );
+        r.register(
+            "bessemer_status_writes",
+            "Status writes",
+            self.status_writes.clone(),
+        );
+        r.register(
+            "bessemer_cached_objects",
+            "Objects held per kind",
+            self.cached.clone(),
+        );
+        r.register(
+            "bessemer_watch_age_seconds",
+            "Age of the last sign of life of a watch",
+            self.watch_age.clone(),
+        );
+        r.register(
+            "bessemer_watch_errors",
+            "Watch failures",
+            self.watch_errors.clone(),
+        );
+        r.register(
+            "bessemer_progress_reports",
+            "Progress reports taken",
+            self.progress.clone(),
+        );
+        r.register(
+            "bessemer_queries",
+            "Questions to stores and routers",
+            self.queries.clone(),
+        );
         r
     }
 
     /// Counts one action or query.
-    pub fn acted(&self, family: &Family<Act, Counter>, action: &'static str, category: &'static str) {
+    pub fn acted(
+        &self,
+        family: &Family<Act, Counter>,
+        action: &'static str,
+        category: &'static str,
+    ) {
         family.get_or_create(&Act { action, category }).inc();
     }
 
     /// Counts one finished reconcile.
     pub fn reconciled(&self, controller: &'static str, result: &'static str, took: Duration) {
-        self.reconciles.get_or_create(&Outcome { controller, result }).inc();
-        self.reconcile_seconds.get_or_create(&Controller { controller }).observe(took.as_secs_f64());
+        self.reconciles
+            .get_or_create(&Outcome { controller, result })
+            .inc();
+        self.reconcile_seconds
+            .get_or_create(&Controller { controller })
+            .observe(took.as_secs_f64());
     }
 
     /// The text of `GET /metrics`.
@@ -236,8 +319,20 @@ mod tests {
     fn renders_controller_runtimes_names() {
         let metrics = Metrics::new();
         metrics.reconciled("dataset", "success", Duration::from_millis(3));
-        metrics.requests.get_or_create(&Request { code: "200".into(), method: "GET".into(), host: "api".into() }).inc();
-        metrics.leader.get_or_create(&Name { name: "bessemer".into() }).set(1);
+        metrics
+            .requests
+            .get_or_create(&Request {
+                code: "200".into(),
+                method: "GET".into(),
+                host: "api".into(),
+            })
+            .inc();
+        metrics
+            .leader
+            .get_or_create(&Name {
+                name: "bessemer".into(),
+            })
+            .set(1);
         let text = metrics.render().unwrap();
         for line in [
             r#"controller_runtime_reconcile_total{controller="dataset",result="success"} 1"#,

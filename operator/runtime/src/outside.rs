@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bessemer_core::{Artefact, Checkpoint, Completion, Key};
 use bessemer_protocol::route::RouteStatus;
-use bessemer_store::{Layout, Location, ObjectStore, StoreError, list_checkpoints, read_manifest, read_run};
+use bessemer_store::{
+    Layout, Location, ObjectStore, StoreError, list_checkpoints, read_manifest, read_run,
+};
 use serde_json::{Value, json};
 
 /// Longest wait for one HTTP answer.
@@ -41,7 +43,9 @@ impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match error {
-            StoreError::Corrupt { .. } | StoreError::Invalid { .. } | StoreError::BadUri { .. } => Self::Refused(text),
+            StoreError::Corrupt { .. } | StoreError::Invalid { .. } | StoreError::BadUri { .. } => {
+                Self::Refused(text)
+            }
             _ => Self::Unavailable(text),
         }
     }
@@ -72,7 +76,11 @@ pub struct Artefacts {
 }
 
 fn at(key: &Key) -> Location<'_> {
-    Location { namespace: &key.namespace, kind: key.kind.name(), name: &key.name }
+    Location {
+        namespace: &key.namespace,
+        kind: key.kind.name(),
+        name: &key.name,
+    }
 }
 
 impl Artefacts {
@@ -83,13 +91,18 @@ impl Artefacts {
     }
 
     async fn artefact(&self, directory: &str, digest: Option<&str>) -> Result<Artefact, Trouble> {
-        let manifest = read_manifest(self.store.as_ref(), &format!("{directory}/manifest.json")).await?;
+        let manifest =
+            read_manifest(self.store.as_ref(), &format!("{directory}/manifest.json")).await?;
         let found = manifest.digest()?;
         if let Some(digest) = digest
             && digest != found
         {
             let file = format!("{directory}/manifest.json");
-            return Err(StoreError::Corrupt { file, reason: format!("its digest is {found}, the pointer says {digest}") }.into());
+            return Err(StoreError::Corrupt {
+                file,
+                reason: format!("its digest is {found}, the pointer says {digest}"),
+            }
+            .into());
         }
         Ok(Artefact {
             uri: self.layout.uri(directory),
@@ -105,26 +118,37 @@ impl Artefacts {
     /// # Errors
     /// The store is away, or what it holds is damaged.
     pub async fn run(&self, object: &Key, run_key: &str) -> Result<Option<Artefact>, Trouble> {
-        let Some(pointer) = read_run(self.store.as_ref(), &self.layout, at(object), run_key).await? else {
+        let Some(pointer) =
+            read_run(self.store.as_ref(), &self.layout, at(object), run_key).await?
+        else {
             return Ok(None);
         };
         let directory = self.layout.key_of(&pointer.uri)?;
-        self.artefact(&directory, Some(&pointer.digest)).await.map(Some)
+        self.artefact(&directory, Some(&pointer.digest))
+            .await
+            .map(Some)
     }
 
     /// The newest complete checkpoint of a run.
     ///
     /// # Errors
     /// The store is away, or what it holds is damaged.
-    pub async fn checkpoint(&self, object: &Key, run_key: &str) -> Result<Option<Checkpoint>, Trouble> {
+    pub async fn checkpoint(
+        &self,
+        object: &Key,
+        run_key: &str,
+    ) -> Result<Option<Checkpoint>, Trouble> {
         let all = list_checkpoints(self.store.as_ref(), &self.layout, at(object), run_key).await?;
-        Ok(all.into_iter().max_by_key(|found| found.step).map(|found| Checkpoint {
-            step: found.step,
-            uri: found.uri,
-            digest: found.digest,
-            // The store's listing tells no time; the reconciler knows it from the report that announced it.
-            time: jiff::Timestamp::UNIX_EPOCH,
-        }))
+        Ok(all
+            .into_iter()
+            .max_by_key(|found| found.step)
+            .map(|found| Checkpoint {
+                step: found.step,
+                uri: found.uri,
+                digest: found.digest,
+                // The store's listing tells no time; the reconciler knows it from the report that announced it.
+                time: jiff::Timestamp::UNIX_EPOCH,
+            }))
     }
 
     /// The artefact in a directory.
@@ -152,16 +176,20 @@ impl Artefacts {
         };
         let objects = self.store.list(&format!("{directory}/")).await?;
         // Pointers first: a crash must not leave one to nothing. Those that lead to a kept artefact stay.
-        let (runs, rest): (Vec<_>, Vec<_>) =
-            objects.into_iter().partition(|meta| meta.key.starts_with(&format!("{directory}/runs/")));
+        let (runs, rest): (Vec<_>, Vec<_>) = objects
+            .into_iter()
+            .partition(|meta| meta.key.starts_with(&format!("{directory}/runs/")));
         for run in runs {
-            let pointer: Option<bessemer_store::RunPointer> = serde_json::from_slice(&self.store.get(&run.key).await?).ok();
+            let pointer: Option<bessemer_store::RunPointer> =
+                serde_json::from_slice(&self.store.get(&run.key).await?).ok();
             if pointer.is_none_or(|pointer| !keep.contains(&pointer.digest)) {
                 self.store.delete(&run.key).await?;
             }
         }
         for meta in rest {
-            let kept = keep.iter().any(|digest| meta.key.starts_with(&format!("{directory}/{digest}/")));
+            let kept = keep
+                .iter()
+                .any(|digest| meta.key.starts_with(&format!("{directory}/{digest}/")));
             if !kept {
                 self.store.delete(&meta.key).await?;
             }
@@ -180,7 +208,10 @@ impl Live {
     /// Reads artefacts from `artefacts`.
     #[must_use]
     pub fn new(artefacts: Artefacts) -> Self {
-        Self { artefacts, http: reqwest::Client::new() }
+        Self {
+            artefacts,
+            http: reqwest::Client::new(),
+        }
     }
 }
 
@@ -203,17 +234,39 @@ impl Outside for Live {
     }
 
     async fn route(&self, url: &str) -> Result<RouteStatus, Trouble> {
-        let away = |error: reqwest::Error| Trouble::Unavailable(format!("the router at {url} does not answer: {error}"));
+        let away = |error: reqwest::Error| {
+            Trouble::Unavailable(format!("the router at {url} does not answer: {error}"))
+        };
         let url = format!("{}/-/status", url.trim_end_matches('/'));
-        let answer = self.http.get(&url).timeout(HTTP_DEADLINE).send().await.map_err(away)?;
-        answer.error_for_status().map_err(away)?.json().await.map_err(away)
+        let answer = self
+            .http
+            .get(&url)
+            .timeout(HTTP_DEADLINE)
+            .send()
+            .await
+            .map_err(away)?;
+        answer
+            .error_for_status()
+            .map_err(away)?
+            .json()
+            .await
+            .map_err(away)
     }
 
     async fn complete(&self, url: &str, model: &str, api_key: Option<&str>) -> Completion {
-        let failed = |status, message| Completion { status, digest: None, complete: false, message };
+        let failed = |status, message| Completion {
+            status,
+            digest: None,
+            complete: false,
+            message,
+        };
         let endpoint = format!("{}/v1/completions", url.trim_end_matches('/'));
         let body = json!({"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0});
-        let mut request = self.http.post(&endpoint).timeout(COMPLETION_DEADLINE).json(&body);
+        let mut request = self
+            .http
+            .post(&endpoint)
+            .timeout(COMPLETION_DEADLINE)
+            .json(&body);
         if let Some(key) = api_key {
             request = request.bearer_auth(key);
         }
@@ -222,7 +275,11 @@ impl Outside for Live {
             Err(error) => return failed(0, format!("no connection to {url}: {error}")),
         };
         let status = answer.status().as_u16();
-        let header = answer.headers().get("x-bessemer-digest").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let header = answer
+            .headers()
+            .get("x-bessemer-digest")
+            .and_then(|v| v.to_str().ok())
+            .map(str::to_owned);
         let body: Value = match answer.json().await {
             Ok(body) => body,
             Err(error) => return failed(status, format!("the answer is no JSON: {error}")),
@@ -232,8 +289,17 @@ impl Outside for Live {
             Some(digest) => Some(digest),
             None => self.digest_of(url).await,
         };
-        let message = if complete { String::new() } else { format!("HTTP {status}: {body}") };
-        Completion { status, digest, complete, message }
+        let message = if complete {
+            String::new()
+        } else {
+            format!("HTTP {status}: {body}")
+        };
+        Completion {
+            status,
+            digest,
+            complete,
+            message,
+        }
     }
 }
 
@@ -241,8 +307,16 @@ impl Live {
     /// The digest that a server names in its own health answer.
     async fn digest_of(&self, url: &str) -> Option<String> {
         let health = format!("{}/health", url.trim_end_matches('/'));
-        let answer = self.http.get(health).timeout(HTTP_DEADLINE).send().await.ok()?;
+        let answer = self
+            .http
+            .get(health)
+            .timeout(HTTP_DEADLINE)
+            .send()
+            .await
+            .ok()?;
         let body: Value = answer.json().await.ok()?;
-        body.pointer("/digest").and_then(Value::as_str).map(str::to_owned)
+        body.pointer("/digest")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
     }
 }

@@ -24,7 +24,10 @@ pub struct Pace(Mutex<BTreeMap<String, Instant>>);
 impl Pace {
     /// How long a write that is not urgent must wait still.
     fn wait(&self, uid: &str) -> Duration {
-        self.0.lock().get(uid).map_or(Duration::ZERO, |at| COALESCE.saturating_sub(at.elapsed()))
+        self.0
+            .lock()
+            .get(uid)
+            .map_or(Duration::ZERO, |at| COALESCE.saturating_sub(at.elapsed()))
     }
 
     fn wrote(&self, uid: &str) {
@@ -57,21 +60,28 @@ pub fn present<K: Kind>(object: &K) -> Value {
 /// The conditions within a status.
 #[must_use]
 pub fn conditions(status: &Value) -> Vec<Condition> {
-    status.get("conditions").and_then(|list| serde_json::from_value(list.clone()).ok()).unwrap_or_default()
+    status
+        .get("conditions")
+        .and_then(|list| serde_json::from_value(list.clone()).ok())
+        .unwrap_or_default()
 }
 
 /// Whether `after` says something that people and machines wait for: a condition, its reason or a generation is new.
 fn urgent(before: &Value, after: &Value) -> bool {
     let face = |status: &Value| -> Vec<(String, String, String, Option<i64>)> {
         let all = conditions(status);
-        all.into_iter().map(|c| (c.type_, c.status, c.reason, c.observed_generation)).collect()
+        all.into_iter()
+            .map(|c| (c.type_, c.status, c.reason, c.observed_generation))
+            .collect()
     };
     before.get("artifact") != after.get("artifact") || face(before) != face(after)
 }
 
 /// The same form for both sides of a comparison: through the typed kind, without nulls.
 fn normal<K: Kind>(object: &K, status: &Value) -> Value {
-    let Ok(mut whole) = serde_json::to_value(object) else { return status.clone() };
+    let Ok(mut whole) = serde_json::to_value(object) else {
+        return status.clone();
+    };
     if let Some(whole) = whole.as_object_mut() {
         whole.insert("status".into(), status.clone());
     }
@@ -113,7 +123,9 @@ pub async fn publish<K: Kind>(
         meta.remove("uid");
         meta.remove("resourceVersion");
     }
-    remote.apply_status(&body, &label::status_manager(K::KIND)).await?;
+    remote
+        .apply_status(&body, &label::status_manager(K::KIND))
+        .await?;
     pace.wrote(&uid);
     Ok(Published::Written)
 }
@@ -121,17 +133,33 @@ pub async fn publish<K: Kind>(
 /// `status` with Ready False and Stalled True for a write that the API server refuses: without it the object would seem
 /// to wait for nothing.
 #[must_use]
-pub fn refused(status: &Value, category: &str, message: &str, generation: i64, now: Timestamp) -> Value {
+pub fn refused(
+    status: &Value,
+    category: &str,
+    message: &str,
+    generation: i64,
+    now: Timestamp,
+) -> Value {
     let old = conditions(status);
     let of = |kind: &str, value: &str| {
-        let since = old.iter().find(|c| c.type_ == kind && c.status == value).map(|c| c.last_transition_time.0);
+        let since = old
+            .iter()
+            .find(|c| c.type_ == kind && c.status == value)
+            .map(|c| c.last_transition_time.0);
         json!({"type": kind, "status": value, "reason": category, "message": message, "observedGeneration": generation,
             "lastTransitionTime": condition::whole_seconds(since.unwrap_or(now)).to_string()})
     };
-    let mut status = if status.is_object() { status.clone() } else { json!({}) };
+    let mut status = if status.is_object() {
+        status.clone()
+    } else {
+        json!({})
+    };
     if let Some(fields) = status.as_object_mut() {
         fields.insert("observedGeneration".into(), generation.into());
-        fields.insert("conditions".into(), json!([of("Ready", "False"), of("Stalled", "True")]));
+        fields.insert(
+            "conditions".into(),
+            json!([of("Ready", "False"), of("Stalled", "True")]),
+        );
     }
     status
 }

@@ -70,7 +70,10 @@ impl<K: Ord + Clone> Queue<K> {
             due_of: BTreeMap::new(),
             closed: false,
         };
-        Self { state: Mutex::new(state), changed: Notify::new() }
+        Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        }
     }
 
     /// Asks for work on `key` now. Returns whether it was not waiting already.
@@ -161,7 +164,12 @@ impl<K: Ord + Clone> Queue<K> {
             ready: state.ready.len(),
             active: state.active.len(),
             delayed: state.due.len(),
-            longest_active: state.active.values().map(|since| now.duration_since(*since)).max().unwrap_or_default(),
+            longest_active: state
+                .active
+                .values()
+                .map(|since| now.duration_since(*since))
+                .max()
+                .unwrap_or_default(),
         }
     }
 }
@@ -198,7 +206,10 @@ impl<K: Ord + Clone> State<K> {
             self.due.remove(&(at, key.clone()));
         }
         self.active.insert(key.clone(), now);
-        Some(Taken { key, waited: now.duration_since(since) })
+        Some(Taken {
+            key,
+            waited: now.duration_since(since),
+        })
     }
 }
 
@@ -207,7 +218,11 @@ mod tests {
     use super::*;
 
     async fn take(queue: &Queue<u32>) -> Option<u32> {
-        tokio::time::timeout(Duration::from_millis(1), queue.next()).await.ok().flatten().map(|t| t.key)
+        tokio::time::timeout(Duration::from_millis(1), queue.next())
+            .await
+            .ok()
+            .flatten()
+            .map(|t| t.key)
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,7 +270,11 @@ mod tests {
         }
         tokio::task::yield_now().await;
         for key in 0..100 {
-            if key % 2 == 0 { queue.add(key); } else { queue.add_after(key, Duration::from_millis(key.into())); }
+            if key % 2 == 0 {
+                queue.add(key);
+            } else {
+                queue.add_after(key, Duration::from_millis(key.into()));
+            }
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
         queue.close();

@@ -126,7 +126,9 @@ impl Reconciler {
     }
 
     async fn bounded<K: Cached>(&self, key: &Key) -> (i64, Result<Outcome, Error>) {
-        let Some(object) = K::cache(&self.cluster).get(&place(key)) else { return (0, Ok(Outcome::Gone)) };
+        let Some(object) = K::cache(&self.cluster).get(&place(key)) else {
+            return (0, Ok(Outcome::Gone));
+        };
         let meta = object.meta();
         let generation = meta.generation.unwrap_or(0);
         let span = tracing::info_span!(
@@ -148,8 +150,13 @@ impl Reconciler {
             let _ = span.set_parent(context);
         }
         let work = self.work::<K>(key, &object).instrument(span.clone());
-        let result = tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline));
-        span.record("result", result.as_ref().map_or_else(Error::category, |_| "ok"));
+        let result = tokio::time::timeout(DEADLINE, work)
+            .await
+            .unwrap_or(Err(Error::Deadline));
+        span.record(
+            "result",
+            result.as_ref().map_or_else(Error::category, |_| "ok"),
+        );
         (generation, result)
     }
 
@@ -157,7 +164,14 @@ impl Reconciler {
         let uid = object.meta().uid.clone().unwrap_or_default();
         let plan = self.plan::<K>(key, object, &uid).await?;
         let span = tracing::Span::current();
-        span.record("plan", plan.actions.iter().map(bessemer_core::Action::category).collect::<Vec<_>>().join(","));
+        span.record(
+            "plan",
+            plan.actions
+                .iter()
+                .map(bessemer_core::Action::category)
+                .collect::<Vec<_>>()
+                .join(","),
+        );
         let manager = label::manager(key.kind);
         let executor = Executor {
             remote: &self.remote,
@@ -180,10 +194,19 @@ impl Reconciler {
 
     /// Plans until the plan asks nothing more. Facts live for this pass only.
     async fn plan<K: Cached>(&self, key: &Key, object: &K, uid: &str) -> Result<Plan, Error> {
-        let progress = self.board.get(uid).map(|r| Received { report: r.report, at: r.at });
-        let mut facts = Facts { progress, ..Facts::default() };
+        let progress = self.board.get(uid).map(|r| Received {
+            report: r.report,
+            at: r.at,
+        });
+        let mut facts = Facts {
+            progress,
+            ..Facts::default()
+        };
         for _ in 0..ROUNDS {
-            let world = Surroundings { cluster: &self.cluster, key };
+            let world = Surroundings {
+                cluster: &self.cluster,
+                key,
+            };
             let observed = observe(object, &world, facts.clone(), self.clock.now());
             let plan = K::plan(&observed, &self.settings);
             if plan.queries.is_empty() {
@@ -199,15 +222,36 @@ impl Reconciler {
 
     async fn answer(&self, query: &Query) -> Answer {
         let (word, asked) = match query {
-            Query::Run { .. } => ("Run", tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await),
-            Query::Checkpoint { .. } => ("Checkpoint", tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await),
-            Query::Manifest { .. } => ("Manifest", tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await),
-            Query::Route { .. } => ("Route", tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await),
-            Query::Completion { .. } => ("Completion", tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await),
-            Query::DigestsInUse { .. } => ("DigestsInUse", tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await),
+            Query::Run { .. } => (
+                "Run",
+                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
+            ),
+            Query::Checkpoint { .. } => (
+                "Checkpoint",
+                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
+            ),
+            Query::Manifest { .. } => (
+                "Manifest",
+                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
+            ),
+            Query::Route { .. } => (
+                "Route",
+                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
+            ),
+            Query::Completion { .. } => (
+                "Completion",
+                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
+            ),
+            Query::DigestsInUse { .. } => (
+                "DigestsInUse",
+                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
+            ),
         };
         let answer = asked.unwrap_or_else(|_| {
-            Err(Trouble::Unavailable(format!("no answer within {} s", QUERY_DEADLINE.as_secs())))
+            Err(Trouble::Unavailable(format!(
+                "no answer within {} s",
+                QUERY_DEADLINE.as_secs()
+            )))
         });
         let category = answer.as_ref().map_or_else(Trouble::category, |_| "ok");
         self.metrics.acted(&self.metrics.queries, word, category);
@@ -232,27 +276,46 @@ impl Reconciler {
             }
             Query::Manifest { uri } => Answer::Run(self.outside.manifest(uri).await?),
             Query::Route { url } => Answer::Route(self.outside.route(url).await?),
-            Query::Completion { url, model, api_keys_secret, object } => {
+            Query::Completion {
+                url,
+                model,
+                api_keys_secret,
+                object,
+            } => {
                 let key = match api_keys_secret {
                     Some(secret) => Some(self.api_key(&object.namespace, secret).await?),
                     None => None,
                 };
                 Answer::Completion(self.outside.complete(url, model, key.as_deref()).await)
             }
-            Query::DigestsInUse { object } => Answer::DigestsInUse(self.digests_in_use(object).await?),
+            Query::DigestsInUse { object } => {
+                Answer::DigestsInUse(self.digests_in_use(object).await?)
+            }
         })
     }
 
     async fn api_key(&self, namespace: &str, name: &str) -> Result<String, Trouble> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        let secret = api.get(name).await.map_err(|e| Trouble::Unavailable(format!("Secret {name} cannot be read: {e}")))?;
+        let secret = api
+            .get(name)
+            .await
+            .map_err(|e| Trouble::Unavailable(format!("Secret {name} cannot be read: {e}")))?;
         let value = secret.data.and_then(|data| data.into_values().next());
-        let text = value.and_then(|bytes| String::from_utf8(bytes.0).ok()).map(|text| text.trim().to_owned());
-        text.ok_or_else(|| Trouble::Unavailable(format!("Secret {name} holds no API key; add one as a value")))
+        let text = value
+            .and_then(|bytes| String::from_utf8(bytes.0).ok())
+            .map(|text| text.trim().to_owned());
+        text.ok_or_else(|| {
+            Trouble::Unavailable(format!(
+                "Secret {name} holds no API key; add one as a value"
+            ))
+        })
     }
 
     /// Read live: an artefact must not go because a cache is behind.
-    async fn digests_in_use(&self, but: &Key) -> Result<std::collections::BTreeSet<String>, Trouble> {
+    async fn digests_in_use(
+        &self,
+        but: &Key,
+    ) -> Result<std::collections::BTreeSet<String>, Trouble> {
         let mut digests = std::collections::BTreeSet::new();
         digests.extend(self.digests_of::<Dataset>(but).await?);
         digests.extend(self.digests_of::<PretrainJob>(but).await?);
@@ -269,12 +332,17 @@ impl Reconciler {
         let apis: Vec<Api<K>> = if self.namespaces.is_empty() {
             vec![Api::all(self.client.clone())]
         } else {
-            self.namespaces.iter().map(|n| Api::namespaced(self.client.clone(), n)).collect()
+            self.namespaces
+                .iter()
+                .map(|n| Api::namespaced(self.client.clone(), n))
+                .collect()
         };
         let mut digests = Vec::new();
         for api in apis {
             let list = api.list(&ListParams::default()).await;
-            let list = list.map_err(|e| Trouble::Unavailable(format!("{} cannot be listed: {e}", K::kind(&()))))?;
+            let list = list.map_err(|e| {
+                Trouble::Unavailable(format!("{} cannot be listed: {e}", K::kind(&())))
+            })?;
             for object in list.items.iter().filter(|object| object.key() != *but) {
                 digests.extend(object.peer().digests());
             }
@@ -285,18 +353,34 @@ impl Reconciler {
     async fn tell<K: Cached>(&self, key: &Key, object: &K, plan: &Plan) -> Result<Outcome, Error> {
         let again = plan.requeue.map(Duration::from_secs);
         let acted = !plan.actions.is_empty();
-        let controller = Controller { controller: controller(key) };
+        let controller = Controller {
+            controller: controller(key),
+        };
         let published = match &plan.status {
             None => Published::Unchanged,
             Some(status) => {
                 // Our own finalizer write moved the version; the spec it rests on is still the observed one.
                 let current = K::cache(&self.cluster).get(&place(key));
-                let same = current.as_deref().filter(|now| now.meta().generation == object.meta().generation && now.meta().uid == object.meta().uid);
-                let base = if acted { same.unwrap_or(object) } else { object };
+                let same = current.as_deref().filter(|now| {
+                    now.meta().generation == object.meta().generation
+                        && now.meta().uid == object.meta().uid
+                });
+                let base = if acted {
+                    same.unwrap_or(object)
+                } else {
+                    object
+                };
                 let version = base.meta().resource_version.clone().unwrap_or_default();
-                publish::publish(&self.remote, &self.pace, base, &version, status, !plan.events.is_empty())
-                    .await
-                    .map_err(Error::Publish)?
+                publish::publish(
+                    &self.remote,
+                    &self.pace,
+                    base,
+                    &version,
+                    status,
+                    !plan.events.is_empty(),
+                )
+                .await
+                .map_err(Error::Publish)?
             }
         };
         if published == Published::Written {
@@ -309,7 +393,9 @@ impl Reconciler {
                     text: event.message.clone(),
                 };
                 tracing::info!(reason = note.reason, message = note.text, "transition");
-                self.recorder.record(&reference(object), &note, self.clock.now()).await;
+                self.recorder
+                    .record(&reference(object), &note, self.clock.now())
+                    .await;
             }
         }
         let again = match published {
@@ -324,16 +410,33 @@ impl Reconciler {
     }
 
     /// A write that will be refused again is shown where people look.
-    async fn tell_refusal<K: Cached>(&self, key: &Key, object: &K, error: &execute::Error) -> Result<(), Error> {
+    async fn tell_refusal<K: Cached>(
+        &self,
+        key: &Key,
+        object: &K,
+        error: &execute::Error,
+    ) -> Result<(), Error> {
         let current = K::cache(&self.cluster).get(&place(key));
         let base = current.as_deref().unwrap_or(object);
         let (message, now) = (error.to_string(), self.clock.now());
         let generation = base.meta().generation.unwrap_or(0);
-        let status = publish::refused(&publish::present(base), error.category(), &message, generation, now);
+        let status = publish::refused(
+            &publish::present(base),
+            error.category(),
+            &message,
+            generation,
+            now,
+        );
         let version = base.meta().resource_version.clone().unwrap_or_default();
-        let published = publish::publish(&self.remote, &self.pace, base, &version, &status, false).await;
+        let published =
+            publish::publish(&self.remote, &self.pace, base, &version, &status, false).await;
         if published.map_err(Error::Publish)? == Published::Written {
-            let note = Note { warning: true, reason: error.category().into(), action: "Reconcile", text: message };
+            let note = Note {
+                warning: true,
+                reason: error.category().into(),
+                action: "Reconcile",
+                text: message,
+            };
             self.recorder.record(&reference(base), &note, now).await;
         }
         Ok(())

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bessemer_api::{GROUP, Kind, VERSION};
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
+    PropagationPolicy,
+};
 use kube::core::ApiResource;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
@@ -36,12 +39,29 @@ impl Target {
     /// # Errors
     /// An object without apiVersion, kind, namespace or name.
     pub fn of(object: &Value) -> Result<Self, Error> {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        let parts = (text("/apiVersion"), text("/kind"), text("/metadata/namespace"), text("/metadata/name"));
-        let (Some(api_version), Some(kind), Some(namespace), Some(name)) = parts else {
-            return Err(Error::Malformed { what: "apiVersion, kind, metadata.namespace or metadata.name is missing".into() });
+        let text = |pointer: &str| {
+            object
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
         };
-        Ok(Self { api_version, kind, namespace, name })
+        let parts = (
+            text("/apiVersion"),
+            text("/kind"),
+            text("/metadata/namespace"),
+            text("/metadata/name"),
+        );
+        let (Some(api_version), Some(kind), Some(namespace), Some(name)) = parts else {
+            return Err(Error::Malformed {
+                what: "apiVersion, kind, metadata.namespace or metadata.name is missing".into(),
+            });
+        };
+        Ok(Self {
+            api_version,
+            kind,
+            namespace,
+            name,
+        })
     }
 
     /// One of our own objects.
@@ -67,10 +87,19 @@ impl Target {
                 .into_iter()
                 .find(|known| known.name() == kind)
                 .map(Kind::plural)
-                .ok_or_else(|| Error::Malformed { what: format!("kind {kind} is not known") })?,
-            (version, kind) => return Err(Error::Malformed { what: format!("{version} {kind} is not known") }),
+                .ok_or_else(|| Error::Malformed {
+                    what: format!("kind {kind} is not known"),
+                })?,
+            (version, kind) => {
+                return Err(Error::Malformed {
+                    what: format!("{version} {kind} is not known"),
+                });
+            }
         };
-        let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
+        let (group, version) = self
+            .api_version
+            .split_once('/')
+            .unwrap_or(("", &self.api_version));
         Ok(ApiResource {
             group: group.to_owned(),
             version: version.to_owned(),
@@ -167,15 +196,23 @@ impl Error {
         let name = target.to_string();
         match &source {
             kube::Error::Api(status) if status.is_conflict() || status.is_not_found() => {
-                Self::Stale { target: name, reason: status.message.clone() }
+                Self::Stale {
+                    target: name,
+                    reason: status.message.clone(),
+                }
             }
-            kube::Error::Api(status) if status.is_forbidden() => {
-                Self::Forbidden { target: name, reason: status.message.clone() }
-            }
-            kube::Error::Api(status) if matches!(status.code, 400 | 413 | 422) => {
-                Self::Refused { target: name, reason: status.message.clone() }
-            }
-            _ => Self::Request { target: name, source },
+            kube::Error::Api(status) if status.is_forbidden() => Self::Forbidden {
+                target: name,
+                reason: status.message.clone(),
+            },
+            kube::Error::Api(status) if matches!(status.code, 400 | 413 | 422) => Self::Refused {
+                target: name,
+                reason: status.message.clone(),
+            },
+            _ => Self::Request {
+                target: name,
+                source,
+            },
         }
     }
 }
@@ -192,22 +229,40 @@ impl Remote {
     /// Writes through `client` while `leadership` holds, and keeps `cluster` up to date with the answers.
     #[must_use]
     pub const fn new(client: Client, cluster: Arc<Cluster>, leadership: Leadership) -> Self {
-        Self { client, cluster, leadership }
-    }
-
-    fn api(&self, target: &Target) -> Result<Api<DynamicObject>, Error> {
-        Ok(Api::namespaced_with(self.client.clone(), &target.namespace, &target.resource()?))
-    }
-
-    async fn call<T>(&self, target: &Target, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-        match tokio::time::timeout(DEADLINE, request).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(Error::from_kube(target, error)),
-            Err(_) => Err(Error::NoAnswer { target: target.to_string() }),
+        Self {
+            client,
+            cluster,
+            leadership,
         }
     }
 
-    async fn write<T>(&self, target: &Target, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+    fn api(&self, target: &Target) -> Result<Api<DynamicObject>, Error> {
+        Ok(Api::namespaced_with(
+            self.client.clone(),
+            &target.namespace,
+            &target.resource()?,
+        ))
+    }
+
+    async fn call<T>(
+        &self,
+        target: &Target,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(DEADLINE, request).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(Error::from_kube(target, error)),
+            Err(_) => Err(Error::NoAnswer {
+                target: target.to_string(),
+            }),
+        }
+    }
+
+    async fn write<T>(
+        &self,
+        target: &Target,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
         if !self.leadership.holds() && !planted(Bug::WriteWithoutLease) {
             return Err(Error::NotLeading);
         }
@@ -217,7 +272,9 @@ impl Remote {
     /// Folds an answer into the caches.
     fn keep(&self, target: &Target, object: DynamicObject) {
         match serde_json::to_value(object) {
-            Ok(value) => self.cluster.written(&target.api_version, &target.kind, value),
+            Ok(value) => self
+                .cluster
+                .written(&target.api_version, &target.kind, value),
             Err(error) => tracing::error!(%target, %error, "answer cannot be kept"),
         }
     }
@@ -231,7 +288,13 @@ impl Remote {
         let found = self.call(target, api.get_opt(&target.name)).await?;
         match &found {
             Some(object) => self.keep(target, object.clone()),
-            None => self.cluster.gone(&target.api_version, &target.kind, &target.namespace, &target.name, None),
+            None => self.cluster.gone(
+                &target.api_version,
+                &target.kind,
+                &target.namespace,
+                &target.name,
+                None,
+            ),
         }
         Ok(found)
     }
@@ -244,12 +307,17 @@ impl Remote {
         let target = Target::of(object)?;
         let api = self.api(&target)?;
         let mut body: DynamicObject =
-            serde_json::from_value(object.clone()).map_err(|e| Error::Malformed { what: e.to_string() })?;
+            serde_json::from_value(object.clone()).map_err(|e| Error::Malformed {
+                what: e.to_string(),
+            })?;
         if planted(Bug::DuplicateCreate) {
             body.metadata.name = None;
             body.metadata.generate_name = Some(format!("{}-", target.name));
         }
-        let params = PostParams { field_manager: Some(manager.to_owned()), ..PostParams::default() };
+        let params = PostParams {
+            field_manager: Some(manager.to_owned()),
+            ..PostParams::default()
+        };
         if !self.leadership.holds() && !planted(Bug::WriteWithoutLease) {
             return Err(Error::NotLeading);
         }
@@ -259,14 +327,21 @@ impl Remote {
                 self.keep(&target, object);
                 Ok(())
             }
-            Ok(Err(kube::Error::Api(status))) if status.is_already_exists() => self.adopt(&target, owner).await,
+            Ok(Err(kube::Error::Api(status))) if status.is_already_exists() => {
+                self.adopt(&target, owner).await
+            }
             Ok(Err(error)) => Err(Error::from_kube(&target, error)),
-            Err(_) => Err(Error::NoAnswer { target: target.to_string() }),
+            Err(_) => Err(Error::NoAnswer {
+                target: target.to_string(),
+            }),
         }
     }
 
     async fn adopt(&self, target: &Target, owner: &str) -> Result<(), Error> {
-        let stale = |reason: &str| Error::Stale { target: target.to_string(), reason: reason.to_owned() };
+        let stale = |reason: &str| Error::Stale {
+            target: target.to_string(),
+            reason: reason.to_owned(),
+        };
         let Some(object) = self.live(target).await? else {
             return Err(stale("it existed a moment ago and is gone"));
         };
@@ -277,8 +352,13 @@ impl Remote {
         if planted(Bug::ForeignAdopted) || owners.iter().any(|reference| reference.uid == owner) {
             return Ok(());
         }
-        let named = owners.first().map_or("nobody".to_owned(), |o| format!("{} {}", o.kind, o.name));
-        Err(Error::Foreign { target: target.to_string(), owner: named })
+        let named = owners
+            .first()
+            .map_or("nobody".to_owned(), |o| format!("{} {}", o.kind, o.name));
+        Err(Error::Foreign {
+            target: target.to_string(),
+            owner: named,
+        })
     }
 
     /// Server-side apply of `object`; a `resourceVersion` or `uid` in it is the precondition.
@@ -289,7 +369,12 @@ impl Remote {
         let target = Target::of(object)?;
         let api = self.api(&target)?;
         let params = PatchParams::apply(manager).force();
-        let answer = self.write(&target, api.patch(&target.name, &params, &Patch::Apply(object))).await?;
+        let answer = self
+            .write(
+                &target,
+                api.patch(&target.name, &params, &Patch::Apply(object)),
+            )
+            .await?;
         self.keep(&target, answer);
         Ok(())
     }
@@ -302,7 +387,12 @@ impl Remote {
         let target = Target::of(object)?;
         let api = self.api(&target)?;
         let params = PatchParams::apply(manager).force();
-        let answer = self.write(&target, api.patch_status(&target.name, &params, &Patch::Apply(object))).await?;
+        let answer = self
+            .write(
+                &target,
+                api.patch_status(&target.name, &params, &Patch::Apply(object)),
+            )
+            .await?;
         self.keep(&target, answer);
         Ok(())
     }
@@ -313,14 +403,32 @@ impl Remote {
     /// As [`Remote::apply`].
     pub async fn merge(&self, target: &Target, patch: &Value, manager: &str) -> Result<(), Error> {
         let api = self.api(target)?;
-        let params = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
-        let answer = self.write(target, api.patch(&target.name, &params, &Patch::Merge(patch))).await?;
+        let params = PatchParams {
+            field_manager: Some(manager.to_owned()),
+            ..PatchParams::default()
+        };
+        let answer = self
+            .write(
+                target,
+                api.patch(&target.name, &params, &Patch::Merge(patch)),
+            )
+            .await?;
         let gone = answer.metadata.deletion_timestamp.is_some()
-            && answer.metadata.finalizers.as_ref().is_none_or(Vec::is_empty);
+            && answer
+                .metadata
+                .finalizers
+                .as_ref()
+                .is_none_or(Vec::is_empty);
         if gone {
             // The last finalizer went: the server has removed the object and this is its last form.
             let uid = answer.metadata.uid.clone();
-            self.cluster.gone(&target.api_version, &target.kind, &target.namespace, &target.name, uid.as_deref());
+            self.cluster.gone(
+                &target.api_version,
+                &target.kind,
+                &target.namespace,
+                &target.name,
+                uid.as_deref(),
+            );
         } else {
             self.keep(target, answer);
         }
@@ -338,8 +446,13 @@ impl Remote {
         version: Option<&str>,
         propagation: PropagationPolicy,
     ) -> Result<(), Error> {
-        let Some(live) = self.live(target).await? else { return Ok(()) };
-        let (live_uid, live_version) = (live.metadata.uid.as_deref(), live.metadata.resource_version.as_deref());
+        let Some(live) = self.live(target).await? else {
+            return Ok(());
+        };
+        let (live_uid, live_version) = (
+            live.metadata.uid.as_deref(),
+            live.metadata.resource_version.as_deref(),
+        );
         if live_uid != Some(uid) {
             // Another object has taken the name: the one to be deleted is gone.
             return Ok(());
@@ -348,7 +461,10 @@ impl Remote {
             return Ok(());
         }
         if version.is_some() && version != live_version {
-            return Err(Error::Stale { target: target.to_string(), reason: "it changed since it was observed".into() });
+            return Err(Error::Stale {
+                target: target.to_string(),
+                reason: "it changed since it was observed".into(),
+            });
         }
         let api = self.api(target)?;
         let params = DeleteParams {
@@ -359,9 +475,21 @@ impl Remote {
             }),
             ..DeleteParams::default()
         };
-        match self.write(target, api.delete(&target.name, &params)).await?.left() {
-            Some(object) if object.metadata.deletion_timestamp.is_some() => self.keep(target, object),
-            _ => self.cluster.gone(&target.api_version, &target.kind, &target.namespace, &target.name, Some(uid)),
+        match self
+            .write(target, api.delete(&target.name, &params))
+            .await?
+            .left()
+        {
+            Some(object) if object.metadata.deletion_timestamp.is_some() => {
+                self.keep(target, object)
+            }
+            _ => self.cluster.gone(
+                &target.api_version,
+                &target.kind,
+                &target.namespace,
+                &target.name,
+                Some(uid),
+            ),
         }
         Ok(())
     }

@@ -118,18 +118,31 @@ struct Pods {
 
 impl Directory for Pods {
     fn worker(&self, namespace: &str, name: &str) -> Option<Worker> {
-        let place = Place { namespace: namespace.to_owned(), name: name.to_owned() };
+        let place = Place {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
         let pod = self.cluster.pods.get(&place)?;
         let key = crate::cluster::owner_key(pod.as_ref())?;
-        Some(Worker { uid: pod.metadata.uid.clone()?, kind: key.kind.name().to_owned(), name: key.name })
+        Some(Worker {
+            uid: pod.metadata.uid.clone()?,
+            kind: key.kind.name().to_owned(),
+            name: key.name,
+        })
     }
 
     fn reported(&self, report: &ProgressReport) {
         self.metrics.progress.inc();
-        let kind = bessemer_api::Kind::ALL.into_iter().find(|kind| kind.name() == report.kind);
+        let kind = bessemer_api::Kind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == report.kind);
         if let Some(kind) = kind {
             // Numbers are written at most once in ten seconds; looking more often would be for nothing.
-            let key = Key { kind, namespace: report.namespace.clone(), name: report.name.clone() };
+            let key = Key {
+                kind,
+                namespace: report.namespace.clone(),
+                name: report.name.clone(),
+            };
             self.queue.add_after(key, Duration::from_secs(1));
         }
     }
@@ -142,15 +155,30 @@ impl Directory for Pods {
 ///
 /// # Cancel safety
 /// Dropping the future ends all its tasks; writes under way may or may not have happened, as in a crash.
-pub async fn run(client: Client, config: Config, parts: Parts, stop: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    client: Client,
+    config: Config,
+    parts: Parts,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     let cluster = Arc::new(Cluster::new());
     let queue: Arc<Queue<Key>> = Arc::new(Queue::new());
-    let leadership = if config.election.is_some() { Leadership::default() } else { Leadership::always() };
+    let leadership = if config.election.is_some() {
+        Leadership::default()
+    } else {
+        Leadership::always()
+    };
     let pulse = Pulse::default();
     let board = Arc::new(Board::default());
     let mut tasks = JoinSet::new();
 
-    let adds = parts.metrics.queue_adds.get_or_create(&metric::Name { name: "objects".into() }).clone();
+    let adds = parts
+        .metrics
+        .queue_adds
+        .get_or_create(&metric::Name {
+            name: "objects".into(),
+        })
+        .clone();
     let touched = queue.clone();
     cluster.on_touch(move |key| {
         adds.inc();
@@ -159,8 +187,11 @@ pub async fn run(client: Client, config: Config, parts: Parts, stop: Cancellatio
     watch_all(&mut tasks, &client, &config, &parts, &cluster, &pulse);
 
     if let Some(address) = config.intake_address {
-        let directory =
-            Pods { cluster: cluster.clone(), queue: queue.clone(), metrics: parts.metrics.clone() };
+        let directory = Pods {
+            cluster: cluster.clone(),
+            queue: queue.clone(),
+            metrics: parts.metrics.clone(),
+        };
         let intake = Arc::new(Intake {
             client: client.clone(),
             leadership: leadership.clone(),
@@ -183,7 +214,13 @@ pub async fn run(client: Client, config: Config, parts: Parts, stop: Cancellatio
         }
     }
     let mut elector = config.election.clone().map(|election| {
-        Elector::new(parts.lease_client.clone(), election, parts.clock.clone(), parts.random.clone(), leadership.clone())
+        Elector::new(
+            parts.lease_client.clone(),
+            election,
+            parts.clock.clone(),
+            parts.random.clone(),
+            leadership.clone(),
+        )
     });
     if let Some(elector) = elector.as_mut() {
         tokio::select! {
@@ -255,17 +292,25 @@ struct Work {
 impl Work {
     async fn run(self) {
         let metrics = self.reconciler.metrics.clone();
-        let name = metric::Name { name: "objects".into() };
+        let name = metric::Name {
+            name: "objects".into(),
+        };
         while let Some(taken) = self.queue.next().await {
             let key = taken.key;
             let controller = reconcile::controller(&key);
             let label = metric::Controller { controller };
-            metrics.queue_seconds.get_or_create(&name).observe(taken.waited.as_secs_f64());
+            metrics
+                .queue_seconds
+                .get_or_create(&name)
+                .observe(taken.waited.as_secs_f64());
             metrics.active_workers.get_or_create(&label).inc();
             let start = Instant::now();
             let (generation, result) = self.reconciler.reconcile(&key).await;
             metrics.active_workers.get_or_create(&label).dec();
-            metrics.work_seconds.get_or_create(&name).observe(start.elapsed().as_secs_f64());
+            metrics
+                .work_seconds
+                .get_or_create(&name)
+                .observe(start.elapsed().as_secs_f64());
             let word = self.settle(&key, generation, result);
             metrics.reconciled(controller, word, start.elapsed());
             if word == "error" {
@@ -277,10 +322,17 @@ impl Work {
     }
 
     /// Decides when the object comes back; returns the result's word for metrics.
-    fn settle(&self, key: &Key, generation: i64, result: Result<Outcome, reconcile::Error>) -> &'static str {
+    fn settle(
+        &self,
+        key: &Key,
+        generation: i64,
+        result: Result<Outcome, reconcile::Error>,
+    ) -> &'static str {
         let resync = self.random.jitter(self.resync, 0.2);
         let result = match result {
-            Ok(Outcome::Settled { .. } | Outcome::Changed { .. }) if planted(Bug::MissedRequeue) => {
+            Ok(Outcome::Settled { .. } | Outcome::Changed { .. })
+                if planted(Bug::MissedRequeue) =>
+            {
                 Ok(Outcome::Settled { again: None })
             }
             result => result,
@@ -292,12 +344,18 @@ impl Work {
             }
             Ok(Outcome::Settled { again }) => {
                 self.failures.reset(key);
-                self.queue.add_after(key.clone(), again.map_or(resync, |again| again.min(resync)));
-                if again.is_some() { "requeue_after" } else { "success" }
+                self.queue
+                    .add_after(key.clone(), again.map_or(resync, |again| again.min(resync)));
+                if again.is_some() {
+                    "requeue_after"
+                } else {
+                    "success"
+                }
             }
             Ok(Outcome::Changed { again }) => {
                 self.failures.reset(key);
-                self.queue.add_after(key.clone(), again.map_or(resync, |again| again.min(resync)));
+                self.queue
+                    .add_after(key.clone(), again.map_or(resync, |again| again.min(resync)));
                 self.queue.add(key.clone());
                 "requeue"
             }
@@ -318,8 +376,14 @@ impl Work {
     }
 }
 
-async fn serve(tasks: &mut JoinSet<()>, address: SocketAddr, routes: axum::Router) -> Result<(), Error> {
-    let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+async fn serve(
+    tasks: &mut JoinSet<()>,
+    address: SocketAddr,
+    routes: axum::Router,
+) -> Result<(), Error> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Listen { address, source })?;
     tasks.spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%address, %error, "endpoint ended");
@@ -337,17 +401,42 @@ fn health(
     config: &Config,
 ) -> Health {
     let (metrics, load, leader) = (parts.metrics.clone(), queue.clone(), leadership.clone());
-    let lease = config.election.as_ref().map_or("none".to_owned(), |election| election.name.clone());
+    let lease = config
+        .election
+        .as_ref()
+        .map_or("none".to_owned(), |election| election.name.clone());
     let concurrency = i64::try_from(config.concurrency).unwrap_or(i64::MAX);
     let refresh = move || {
-        let (name, now) = (metric::Name { name: "objects".into() }, load.load());
+        let (name, now) = (
+            metric::Name {
+                name: "objects".into(),
+            },
+            load.load(),
+        );
         let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        metrics.queue_depth.get_or_create(&name).set(size(now.ready));
+        metrics
+            .queue_depth
+            .get_or_create(&name)
+            .set(size(now.ready));
         let longest = i64::try_from(now.longest_active.as_secs()).unwrap_or(i64::MAX);
         metrics.longest_running.get_or_create(&name).set(longest);
-        metrics.leader.get_or_create(&metric::Name { name: lease.clone() }).set(i64::from(leader.holds()));
-        for controller in ["dataset", "pretrainjob", "finetune", "evaluation", "deployment"] {
-            metrics.max_concurrent.get_or_create(&metric::Controller { controller }).set(concurrency);
+        metrics
+            .leader
+            .get_or_create(&metric::Name {
+                name: lease.clone(),
+            })
+            .set(i64::from(leader.holds()));
+        for controller in [
+            "dataset",
+            "pretrainjob",
+            "finetune",
+            "evaluation",
+            "deployment",
+        ] {
+            metrics
+                .max_concurrent
+                .get_or_create(&metric::Controller { controller })
+                .set(concurrency);
         }
     };
     let (lists, work) = (cluster.clone(), queue.clone());
@@ -377,7 +466,14 @@ fn watch_all(
     cluster: &Arc<Cluster>,
     pulse: &Pulse,
 ) {
-    let mut w = Watching { tasks, client, config, parts, cluster, pulse };
+    let mut w = Watching {
+        tasks,
+        client,
+        config,
+        parts,
+        cluster,
+        pulse,
+    };
     w.object("Dataset", &cluster.datasets);
     w.object("PretrainJob", &cluster.pretrain_jobs);
     w.object("FineTune", &cluster.fine_tunes);
@@ -396,15 +492,24 @@ impl Watching<'_> {
         K: bessemer_core::Kind + Kept + kube::Resource<Scope = NamespaceResourceScope>,
     {
         let cluster = self.cluster.clone();
-        self.start(kind, cache, "", move |change| cluster.object_changed(change));
+        self.start(kind, cache, "", move |change| {
+            cluster.object_changed(change)
+        });
     }
 
     fn child<K>(&mut self, kind: &'static str, cache: &Arc<Cache<K>>)
     where
-        K: Kept + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + std::fmt::Debug + Send + Sync + 'static,
+        K: Kept
+            + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + std::fmt::Debug
+            + Send
+            + Sync
+            + 'static,
     {
         let cluster = self.cluster.clone();
-        self.start(kind, cache, label::KIND, move |change| cluster.child_changed(change));
+        self.start(kind, cache, label::KIND, move |change| {
+            cluster.child_changed(change)
+        });
     }
 
     fn start<K>(
@@ -414,15 +519,28 @@ impl Watching<'_> {
         selector: &'static str,
         changed: impl Fn(Change<K>) + Clone + Send + Sync + 'static,
     ) where
-        K: Kept + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + std::fmt::Debug + Send + Sync + 'static,
+        K: Kept
+            + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + std::fmt::Debug
+            + Send
+            + Sync
+            + 'static,
     {
         let all = vec![String::new()];
-        let scopes = if self.config.namespaces.is_empty() { &all } else { &self.config.namespaces };
+        let scopes = if self.config.namespaces.is_empty() {
+            &all
+        } else {
+            &self.config.namespaces
+        };
         cache.expect(scopes.len());
         for scope in scopes {
             let client = self.client.clone();
             let watch = Watch {
-                api: if scope.is_empty() { Api::all(client) } else { Api::namespaced(client, scope) },
+                api: if scope.is_empty() {
+                    Api::all(client)
+                } else {
+                    Api::namespaced(client, scope)
+                },
                 scope: scope.clone(),
                 kind,
                 selector,

@@ -1,6 +1,8 @@
 //! Owns how logs and traces leave the process. It must not be called by anything that decides.
 
-use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider};
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider,
+};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
@@ -13,7 +15,9 @@ use tracing_subscriber::{EnvFilter, Layer};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The log filter cannot be read.
-    #[error("log filter {filter:?} cannot be read: {reason}; write for example info,bessemer_runtime=debug")]
+    #[error(
+        "log filter {filter:?} cannot be read: {reason}; write for example info,bessemer_runtime=debug"
+    )]
     Filter {
         /// The filter as given.
         filter: String,
@@ -71,16 +75,33 @@ impl Drop for Telemetry {
 ///
 /// # Errors
 /// A filter that cannot be read, an endpoint that is none, or logging that is set up already.
-pub fn install(service: &'static str, filter: &str, format: Format, endpoint: Option<&str>) -> Result<Telemetry, Error> {
-    let unreadable = |e: tracing_subscriber::filter::ParseError| Error::Filter { filter: filter.into(), reason: e.to_string() };
+pub fn install(
+    service: &'static str,
+    filter: &str,
+    format: Format,
+    endpoint: Option<&str>,
+) -> Result<Telemetry, Error> {
+    let unreadable = |e: tracing_subscriber::filter::ParseError| Error::Filter {
+        filter: filter.into(),
+        reason: e.to_string(),
+    };
     let filter_layer = EnvFilter::try_new(filter).map_err(unreadable)?;
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = match format {
-        Format::Json => logs.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+        Format::Json => logs
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .boxed(),
         Format::Text => logs.compact().boxed(),
     };
-    let provider = endpoint.map(|endpoint| provider(service, endpoint)).transpose()?;
-    let spans = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer("bessemer")));
+    let provider = endpoint
+        .map(|endpoint| provider(service, endpoint))
+        .transpose()?;
+    let spans = provider
+        .as_ref()
+        .map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer("bessemer")));
     tracing_subscriber::registry()
         .with(spans)
         .with(logs)
@@ -91,24 +112,42 @@ pub fn install(service: &'static str, filter: &str, format: Format, endpoint: Op
 }
 
 fn provider(service: &'static str, endpoint: &str) -> Result<SdkTracerProvider, Error> {
-    let failed = |reason: String| Error::Exporter { endpoint: endpoint.to_owned(), reason };
-    let traces = format!("{}/v1/traces", endpoint.trim_end_matches('/').trim_end_matches("/v1/traces"));
-    let exporter =
-        SpanExporter::builder().with_http().with_endpoint(traces).build().map_err(|e| failed(e.to_string()))?;
+    let failed = |reason: String| Error::Exporter {
+        endpoint: endpoint.to_owned(),
+        reason,
+    };
+    let traces = format!(
+        "{}/v1/traces",
+        endpoint
+            .trim_end_matches('/')
+            .trim_end_matches("/v1/traces")
+    );
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_endpoint(traces)
+        .build()
+        .map_err(|e| failed(e.to_string()))?;
     let resource = Resource::builder()
         .with_service_name(service)
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build())
 }
 
 /// A context that makes a span part of the trace `trace_id` (32 hexadecimal digits), so that every reconcile, attempt
 /// and pod of one run is found under one id.
 #[must_use]
 pub fn within(trace_id: &str) -> Option<Context> {
-    let id = TraceId::from_hex(trace_id).ok().filter(|id| *id != TraceId::INVALID)?;
+    let id = TraceId::from_hex(trace_id)
+        .ok()
+        .filter(|id| *id != TraceId::INVALID)?;
     let (_, low) = trace_id.split_at_checked(16)?;
-    let span = SpanId::from_hex(low).ok().filter(|id| *id != SpanId::INVALID)?;
+    let span = SpanId::from_hex(low)
+        .ok()
+        .filter(|id| *id != SpanId::INVALID)?;
     let parent = SpanContext::new(id, span, TraceFlags::SAMPLED, true, TraceState::default());
     Some(Context::new().with_remote_span_context(parent))
 }
@@ -120,7 +159,10 @@ mod tests {
     #[test]
     fn joins_the_trace_of_the_run() {
         let context = within("0af7651916cd43dd8448eb211c80319c").unwrap();
-        assert_eq!(context.span().span_context().trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(
+            context.span().span_context().trace_id().to_string(),
+            "0af7651916cd43dd8448eb211c80319c"
+        );
         assert!(within("").is_none());
         assert!(within("00000000000000000000000000000000").is_none());
     }

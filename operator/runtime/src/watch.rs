@@ -46,7 +46,11 @@ impl Pulse {
     /// Age of the last sign of life of each watch.
     #[must_use]
     pub fn ages(&self) -> Vec<(&'static str, Duration)> {
-        self.0.lock().iter().map(|(kind, at)| (*kind, at.elapsed())).collect()
+        self.0
+            .lock()
+            .iter()
+            .map(|(kind, at)| (*kind, at.elapsed()))
+            .collect()
     }
 }
 
@@ -83,8 +87,16 @@ where
 {
     /// Watches for ever.
     pub async fn run(self) {
-        let config = watcher::Config { page_size: Some(500), ..watcher::Config::default() }.timeout(TIMEOUT_SECONDS);
-        let config = if self.selector.is_empty() { config } else { config.labels(self.selector) };
+        let config = watcher::Config {
+            page_size: Some(500),
+            ..watcher::Config::default()
+        }
+        .timeout(TIMEOUT_SECONDS);
+        let config = if self.selector.is_empty() {
+            config
+        } else {
+            config.labels(self.selector)
+        };
         let slot = self.pulse.register(self.kind);
         let mut events = watcher::watcher(self.api.clone(), config).boxed();
         let mut failures = 0;
@@ -104,7 +116,10 @@ where
                 Some(Err(error)) => {
                     let delay = Policy::WATCH.delay(failures, &self.random);
                     failures += 1;
-                    self.metrics.watch_errors.get_or_create(&metric::Kind { kind: self.kind }).inc();
+                    self.metrics
+                        .watch_errors
+                        .get_or_create(&metric::Kind { kind: self.kind })
+                        .inc();
                     tracing::warn!(kind = self.kind, %error, retry_in_ms = delay.as_millis(), "watch failed");
                     if planted(Bug::DeadWatch) {
                         std::future::pending::<()>().await;
@@ -142,13 +157,19 @@ where
             }
             Event::Delete(object) => {
                 let (place, uid) = (Place::of(&object), object.uid());
-                if let Some(before) = self.cache.remove(&place, uid.as_deref(), cache::version(&object)) {
+                if let Some(before) =
+                    self.cache
+                        .remove(&place, uid.as_deref(), cache::version(&object))
+                {
                     (self.changed)((Some(before), None));
                 }
             }
         }
         let held = i64::try_from(self.cache.len()).unwrap_or(i64::MAX);
-        self.metrics.cached.get_or_create(&metric::Kind { kind: self.kind }).set(held);
+        self.metrics
+            .cached
+            .get_or_create(&metric::Kind { kind: self.kind })
+            .set(held);
     }
 
     /// One object that cannot be read must not stop the others: it is named and left alone.
@@ -161,7 +182,13 @@ where
                 Some(object)
             }
             Err(error) => {
-                tracing::error!(kind = self.kind, namespace, name, error = error.error, "object cannot be read");
+                tracing::error!(
+                    kind = self.kind,
+                    namespace,
+                    name,
+                    error = error.error,
+                    "object cannot be read"
+                );
                 None
             }
         }

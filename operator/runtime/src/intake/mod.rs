@@ -37,14 +37,20 @@ pub struct Received {
 
 /// The newest report per object UID, and when its newest checkpoint was announced.
 #[derive(Default)]
-pub struct Board(Mutex<BTreeMap<String, Received>>, Mutex<BTreeMap<String, (String, Timestamp)>>);
+pub struct Board(
+    Mutex<BTreeMap<String, Received>>,
+    Mutex<BTreeMap<String, (String, Timestamp)>>,
+);
 
 impl Board {
     /// Keeps `report` unless it is older than what is known of the same run and attempt. Returns whether it was kept.
     pub fn put(&self, report: ProgressReport, at: Timestamp) -> bool {
         if let Some(checkpoint) = &report.checkpoint {
             let mut announced = self.1.lock();
-            if announced.get(&report.uid).is_none_or(|(digest, _)| *digest != checkpoint.digest) {
+            if announced
+                .get(&report.uid)
+                .is_none_or(|(digest, _)| *digest != checkpoint.digest)
+            {
                 announced.insert(report.uid.clone(), (checkpoint.digest.clone(), at));
             }
         }
@@ -52,7 +58,8 @@ impl Board {
         if let Some(known) = board.get(&report.uid) {
             let same = known.report.run_key == report.run_key;
             let older = (report.attempt, report.stage) < (known.report.attempt, known.report.stage)
-                || (report.attempt == known.report.attempt && report.percent < known.report.percent);
+                || (report.attempt == known.report.attempt
+                    && report.percent < known.report.percent);
             if same && older {
                 return false;
             }
@@ -68,7 +75,11 @@ impl Board {
 
     /// When the checkpoint with `digest` was announced, if it is the newest of any object.
     pub fn announced(&self, digest: &str) -> Option<Timestamp> {
-        self.1.lock().values().find(|(known, _)| known == digest).map(|(_, at)| *at)
+        self.1
+            .lock()
+            .values()
+            .find(|(known, _)| known == digest)
+            .map(|(_, at)| *at)
     }
 
     /// Forgets objects other than those with `alive` UIDs.
@@ -123,9 +134,17 @@ impl Intake {
     }
 
     async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Refusal> {
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let token = bearer.and_then(|v| v.strip_prefix("Bearer ")).ok_or(Refusal::NoToken)?;
-        let expected = Expected { audience: PROGRESS_AUDIENCE, issuer: None, now: self.clock.now() };
+        let bearer = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|v| v.to_str().ok());
+        let token = bearer
+            .and_then(|v| v.strip_prefix("Bearer "))
+            .ok_or(Refusal::NoToken)?;
+        let expected = Expected {
+            audience: PROGRESS_AUDIENCE,
+            issuer: None,
+            now: self.clock.now(),
+        };
         let (keys, fresh) = self.keys(Duration::MAX).await?;
         match token::verify(token, &keys, &expected) {
             Err(token::Error::UnknownKey) if !fresh => {
@@ -143,7 +162,9 @@ impl Intake {
         {
             return Ok((keys.clone(), false));
         }
-        let request = http::Request::get("/openid/v1/jwks").body(Vec::new()).map_err(|e| Refusal::Keys(e.to_string()))?;
+        let request = http::Request::get("/openid/v1/jwks")
+            .body(Vec::new())
+            .map_err(|e| Refusal::Keys(e.to_string()))?;
         let fetch = self.client.request::<KeySet>(request);
         let keys = tokio::time::timeout(Duration::from_secs(5), fetch)
             .await
@@ -155,7 +176,10 @@ impl Intake {
 
     async fn take(&self, headers: &HeaderMap, report: ProgressReport) -> Result<(), Refusal> {
         let identity = self.identify(headers).await?;
-        let worker = self.directory.worker(&identity.namespace, &identity.pod).ok_or(Refusal::UnknownPod)?;
+        let worker = self
+            .directory
+            .worker(&identity.namespace, &identity.pod)
+            .ok_or(Refusal::UnknownPod)?;
         let own = worker.uid == identity.uid
             && identity.namespace == report.namespace
             && worker.kind == report.kind
@@ -220,7 +244,11 @@ impl IntoResponse for Refusal {
     }
 }
 
-async fn progress(State(intake): State<Arc<Intake>>, headers: HeaderMap, Json(report): Json<ProgressReport>) -> Response {
+async fn progress(
+    State(intake): State<Arc<Intake>>,
+    headers: HeaderMap,
+    Json(report): Json<ProgressReport>,
+) -> Response {
     if !intake.leadership.holds() {
         return match intake.leadership.leader_url() {
             Some(url) => {

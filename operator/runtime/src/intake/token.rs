@@ -150,10 +150,15 @@ pub struct Expected<'a> {
 /// # Errors
 /// The first rule that the token breaks.
 pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Identity, Error> {
-    let (signed, signature) = token.rsplit_once('.').ok_or(Error::Malformed("no signature"))?;
-    let (header, claims) = signed.split_once('.').ok_or(Error::Malformed("no claims"))?;
+    let (signed, signature) = token
+        .rsplit_once('.')
+        .ok_or(Error::Malformed("no signature"))?;
+    let (header, claims) = signed
+        .split_once('.')
+        .ok_or(Error::Malformed("no claims"))?;
     let signature = decode(signature)?;
-    let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| Error::Malformed("header"))?;
+    let header: Header =
+        serde_json::from_slice(&decode(header)?).map_err(|_| Error::Malformed("header"))?;
     if header.alg != "ES256" && header.alg != "RS256" {
         return Err(Error::Algorithm(header.alg));
     }
@@ -164,7 +169,8 @@ pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Ide
     if !fitting.any(|key| key.verifies(&header.alg, signed.as_bytes(), &signature)) {
         return Err(Error::Signature);
     }
-    let claims: Claims = serde_json::from_slice(&decode(claims)?).map_err(|_| Error::Malformed("claims"))?;
+    let claims: Claims =
+        serde_json::from_slice(&decode(claims)?).map_err(|_| Error::Malformed("claims"))?;
     if !claims.aud.contains(expected.audience) {
         return Err(Error::Audience(expected.audience.to_owned()));
     }
@@ -177,7 +183,11 @@ pub fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Ide
     }
     let bound = claims.kubernetes.ok_or(Error::NotBound)?;
     let pod = bound.pod.ok_or(Error::NotBound)?;
-    Ok(Identity { namespace: bound.namespace, pod: pod.name, uid: pod.uid })
+    Ok(Identity {
+        namespace: bound.namespace,
+        pod: pod.name,
+        uid: pod.uid,
+    })
 }
 
 impl Key {
@@ -192,19 +202,26 @@ impl Key {
     fn verifies(&self, algorithm: &str, message: &[u8], signature: &[u8]) -> bool {
         let part = |part: &Option<String>| part.as_deref().and_then(|p| decode(p).ok());
         if algorithm == "ES256" {
-            let (Some(x), Some(y)) = (part(&self.x), part(&self.y)) else { return false };
+            let (Some(x), Some(y)) = (part(&self.x), part(&self.y)) else {
+                return false;
+            };
             let point: Vec<u8> = [&[4_u8][..], &x, &y].concat();
             let key = signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point);
             return key.verify(message, signature).is_ok();
         }
-        let (Some(n), Some(e)) = (part(&self.n), part(&self.e)) else { return false };
+        let (Some(n), Some(e)) = (part(&self.n), part(&self.e)) else {
+            return false;
+        };
         let key = signature::RsaPublicKeyComponents { n, e };
-        key.verify(&signature::RSA_PKCS1_2048_8192_SHA256, message, signature).is_ok()
+        key.verify(&signature::RSA_PKCS1_2048_8192_SHA256, message, signature)
+            .is_ok()
     }
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, Error> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| Error::Malformed("base64"))
+    URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| Error::Malformed("base64"))
 }
 
 #[cfg(test)]
@@ -220,20 +237,34 @@ pub(crate) mod tests {
     impl Signer {
         pub(crate) fn new() -> Self {
             let random = SystemRandom::new();
-            let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
-            Self(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).unwrap())
+            let pkcs8 =
+                EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+            Self(
+                EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random)
+                    .unwrap(),
+            )
         }
 
         pub(crate) fn keys(&self) -> serde_json::Value {
             let point = self.0.public_key().as_ref();
-            let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..]));
+            let (x, y) = (
+                URL_SAFE_NO_PAD.encode(&point[1..33]),
+                URL_SAFE_NO_PAD.encode(&point[33..]),
+            );
             json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "k1", "use": "sig", "alg": "ES256", "x": x, "y": y}]})
         }
 
-        pub(crate) fn sign(&self, header: &serde_json::Value, claims: &serde_json::Value) -> String {
+        pub(crate) fn sign(
+            &self,
+            header: &serde_json::Value,
+            claims: &serde_json::Value,
+        ) -> String {
             let part = |v: &serde_json::Value| URL_SAFE_NO_PAD.encode(v.to_string());
             let signed = format!("{}.{}", part(header), part(claims));
-            let signature = self.0.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+            let signature = self
+                .0
+                .sign(&SystemRandom::new(), signed.as_bytes())
+                .unwrap();
             format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
         }
     }
@@ -243,31 +274,63 @@ pub(crate) mod tests {
             "kubernetes.io": {"namespace": "ns", "pod": {"name": pod, "uid": uid}, "serviceaccount": {"name": "default", "uid": "s"}}})
     }
 
-    fn check(change: impl FnOnce(&mut serde_json::Value, &mut serde_json::Value)) -> Result<Identity, Error> {
+    fn check(
+        change: impl FnOnce(&mut serde_json::Value, &mut serde_json::Value),
+    ) -> Result<Identity, Error> {
         let signer = Signer::new();
-        let (mut header, mut claims) = (json!({"alg": "ES256", "kid": "k1"}), claims("worker-0", "u1"));
+        let (mut header, mut claims) = (
+            json!({"alg": "ES256", "kid": "k1"}),
+            claims("worker-0", "u1"),
+        );
         change(&mut header, &mut claims);
         let keys = serde_json::from_value(signer.keys()).unwrap();
         let now = Timestamp::from_second(1000).unwrap();
-        let expected = Expected { audience: "bessemer-operator", issuer: Some("https://kubernetes.default.svc"), now };
+        let expected = Expected {
+            audience: "bessemer-operator",
+            issuer: Some("https://kubernetes.default.svc"),
+            now,
+        };
         verify(&signer.sign(&header, &claims), &keys, &expected)
     }
 
     #[test]
     fn accepts_a_bound_token_and_names_its_pod() {
         let identity = check(|_, _| {}).unwrap();
-        assert_eq!(identity, Identity { namespace: "ns".into(), pod: "worker-0".into(), uid: "u1".into() });
+        assert_eq!(
+            identity,
+            Identity {
+                namespace: "ns".into(),
+                pod: "worker-0".into(),
+                uid: "u1".into()
+            }
+        );
     }
 
     #[test]
     fn refuses_each_broken_rule() {
-        assert_eq!(check(|_, c| c["aud"] = json!("other")), Err(Error::Audience("bessemer-operator".into())));
+        assert_eq!(
+            check(|_, c| c["aud"] = json!("other")),
+            Err(Error::Audience("bessemer-operator".into()))
+        );
         assert_eq!(check(|_, c| c["exp"] = json!(1000)), Err(Error::Time));
         assert_eq!(check(|_, c| c["nbf"] = json!(1061)), Err(Error::Time));
-        assert_eq!(check(|_, c| c["iss"] = json!("https://evil")), Err(Error::Issuer("https://evil".into())));
-        assert_eq!(check(|_, c| c["kubernetes.io"]["pod"] = json!(null)), Err(Error::NotBound));
-        assert_eq!(check(|h, _| h["alg"] = json!("none")), Err(Error::Algorithm("none".into())));
-        assert_eq!(check(|h, _| h["alg"] = json!("RS256")), Err(Error::UnknownKey), "an EC key is no RSA key");
+        assert_eq!(
+            check(|_, c| c["iss"] = json!("https://evil")),
+            Err(Error::Issuer("https://evil".into()))
+        );
+        assert_eq!(
+            check(|_, c| c["kubernetes.io"]["pod"] = json!(null)),
+            Err(Error::NotBound)
+        );
+        assert_eq!(
+            check(|h, _| h["alg"] = json!("none")),
+            Err(Error::Algorithm("none".into()))
+        );
+        assert_eq!(
+            check(|h, _| h["alg"] = json!("RS256")),
+            Err(Error::UnknownKey),
+            "an EC key is no RSA key"
+        );
         assert_eq!(check(|h, _| h["kid"] = json!("k2")), Err(Error::UnknownKey));
     }
 
@@ -276,14 +339,27 @@ pub(crate) mod tests {
         let (signer, other) = (Signer::new(), Signer::new());
         let token = signer.sign(&json!({"alg": "ES256"}), &claims("p", "u"));
         let now = Timestamp::from_second(1000).unwrap();
-        let expected = Expected { audience: "bessemer-operator", issuer: None, now };
-        let (own, foreign): (KeySet, KeySet) =
-            (serde_json::from_value(signer.keys()).unwrap(), serde_json::from_value(other.keys()).unwrap());
+        let expected = Expected {
+            audience: "bessemer-operator",
+            issuer: None,
+            now,
+        };
+        let (own, foreign): (KeySet, KeySet) = (
+            serde_json::from_value(signer.keys()).unwrap(),
+            serde_json::from_value(other.keys()).unwrap(),
+        );
         assert!(verify(&token, &own, &expected).is_ok());
         assert_eq!(verify(&token, &foreign, &expected), Err(Error::Signature));
         let forged = signer.sign(&json!({"alg": "ES256"}), &claims("q", "u"));
-        let mixed = format!("{}.{}", forged.rsplit_once('.').unwrap().0, token.rsplit_once('.').unwrap().1);
+        let mixed = format!(
+            "{}.{}",
+            forged.rsplit_once('.').unwrap().0,
+            token.rsplit_once('.').unwrap().1
+        );
         assert_eq!(verify(&mixed, &own, &expected), Err(Error::Signature));
-        assert!(matches!(verify("a.b", &own, &expected), Err(Error::Malformed(_))));
+        assert!(matches!(
+            verify("a.b", &own, &expected),
+            Err(Error::Malformed(_))
+        ));
     }
 }

@@ -14,7 +14,10 @@ struct Server {
 fn status(code: StatusCode, reason: &str) -> Response<Body> {
     let body = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason,
         "reason": reason, "code": code.as_u16()});
-    Response::builder().status(code).body(Body::from(body.to_string().into_bytes())).unwrap()
+    Response::builder()
+        .status(code)
+        .body(Body::from(body.to_string().into_bytes()))
+        .unwrap()
 }
 
 impl Server {
@@ -31,7 +34,9 @@ impl Server {
         let mut lease: Lease = serde_json::from_slice(&bytes).unwrap();
         match (&*held, method) {
             (Some(_), Method::POST) => return status(StatusCode::CONFLICT, "AlreadyExists"),
-            (Some(old), Method::PUT) if old.metadata.resource_version != lease.metadata.resource_version => {
+            (Some(old), Method::PUT)
+                if old.metadata.resource_version != lease.metadata.resource_version =>
+            {
                 return status(StatusCode::CONFLICT, "Conflict");
             }
             _ => {}
@@ -69,7 +74,11 @@ fn candidate(server: &Server, identity: &str) -> Candidate {
     config.progress_url = Some(format!("http://{identity}"));
     let client = kube::Client::new(service, "ns");
     let elector = Elector::new(client, config, clock, Random::seeded(3), leadership.clone());
-    Candidate { elector, leadership, cut }
+    Candidate {
+        elector,
+        leadership,
+        cut,
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,18 +86,29 @@ async fn a_standby_takes_over_only_after_the_leader_has_stopped() {
     let server = Server::default();
     let (mut a, mut b) = (candidate(&server, "a"), candidate(&server, "b"));
     a.elector.acquire().await;
-    let (stop, cut, lead_a) = (CancellationToken::new(), a.cut.clone(), a.leadership.clone());
+    let (stop, cut, lead_a) = (
+        CancellationToken::new(),
+        a.cut.clone(),
+        a.leadership.clone(),
+    );
     let first = tokio::spawn(async move { a.elector.keep(&stop).await });
     let lead_b = b.leadership.clone();
     let second = tokio::spawn(async move { b.elector.acquire().await });
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(lead_a.holds() && !lead_b.holds());
-    assert_eq!(lead_b.leader_url().as_deref(), Some("http://a"), "a standby knows where to redirect to");
+    assert_eq!(
+        lead_b.leader_url().as_deref(),
+        Some("http://a"),
+        "a standby knows where to redirect to"
+    );
     cut.store(true, Ordering::Relaxed);
     let start = Instant::now();
     while !second.is_finished() {
         assert!(!(lead_a.holds() && lead_b.holds()), "two leaders");
-        assert!(start.elapsed() < Duration::from_secs(25), "fail-over takes a lease time");
+        assert!(
+            start.elapsed() < Duration::from_secs(25),
+            "fail-over takes a lease time"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(start.elapsed() > Duration::from_secs(10));
@@ -108,7 +128,10 @@ async fn a_clean_stop_hands_over_at_once() {
     b.elector.acquire().await;
     assert!(start.elapsed() < Duration::from_secs(1));
     let spec = server.lease.lock().clone().unwrap().spec.unwrap();
-    assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("b"), Some(1)));
+    assert_eq!(
+        (spec.holder_identity.as_deref(), spec.lease_transitions),
+        (Some("b"), Some(1))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +147,11 @@ async fn expiry_is_judged_by_our_own_clock() {
     let mut b = candidate(&server, "b");
     let start = Instant::now();
     b.elector.acquire().await;
-    assert!(start.elapsed() >= Duration::from_secs(15), "took over after {:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_secs(15),
+        "took over after {:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,5 +164,11 @@ async fn a_leader_that_is_replaced_stops() {
     lease.metadata.resource_version = Some("99".into());
     *server.lease.lock() = Some(lease);
     let result = a.elector.keep(&CancellationToken::new()).await;
-    assert_eq!(result, Err(Error::Taken { name: "bessemer".into(), holder: "b".into() }));
+    assert_eq!(
+        result,
+        Err(Error::Taken {
+            name: "bessemer".into(),
+            holder: "b".into()
+        })
+    );
 }
