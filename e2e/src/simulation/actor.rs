@@ -227,7 +227,8 @@ impl Actor {
             alive.extend(self.api.objects(name).iter().map(|o| text(o, "/metadata/uid").to_owned()));
         }
         let mut seen = BTreeSet::new();
-        for object in CHILD_TABLES.iter().flat_map(|table| self.api.objects(table)) {
+        let children: Vec<Arc<Value>> = CHILD_TABLES.iter().flat_map(|table| self.api.objects(table)).collect();
+        for object in children {
             let mut owners = owners(&object).peekable();
             if owners.peek().is_none() || owners.any(|owner| alive.contains(owner)) {
                 continue;
