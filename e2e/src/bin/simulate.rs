@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bessemer_api::Kind;
 use bessemer_e2e::simulation::fault::{Coverage, STEPS, possible};
-use bessemer_e2e::simulation::{Options_, simulate};
+use bessemer_e2e::simulation::{Scenario, simulate};
 use clap::Parser;
 
 /// Simulates the whole operator under seeded faults.
@@ -29,16 +29,24 @@ struct Arguments {
     log: bool,
 }
 
-fn options(seed: u64) -> Options_ {
+fn options(seed: u64) -> Scenario {
     let faults = 3 + u32::try_from(seed % 6).unwrap_or(0);
     // Every hundredth seed rests a whole day.
-    Options_ { seed, faults, crash_at: None, rest_hours: if seed % 100 == 99 { 24 } else { 1 } }
+    Scenario {
+        seed,
+        faults,
+        crash_at: None,
+        rest_hours: if seed % 100 == 99 { 24 } else { 1 },
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.log {
-        tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(std::io::stderr)
+            .init();
     }
     let start = Instant::now();
     let end = arguments.from + arguments.seeds;
@@ -87,7 +95,11 @@ fn main() -> ExitCode {
         arguments.seeds,
         failed.len()
     );
-    if failed.is_empty() && !(arguments.complete && empty > 0) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed.is_empty() && !(arguments.complete && empty > 0) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Prints how often each (kind, step, fault) was met; returns the number of empty cells.
@@ -105,7 +117,12 @@ fn print(coverage: &Coverage) -> usize {
                     format!("{fault:?} {count}")
                 })
                 .collect();
-            println!("{:<12} {:<8} {}", kind.name(), format!("{step:?}"), cells.join(", "));
+            println!(
+                "{:<12} {:<8} {}",
+                kind.name(),
+                format!("{step:?}"),
+                cells.join(", ")
+            );
         }
     }
     empty

@@ -19,7 +19,13 @@ use super::server::{call, merge, table, text};
 use super::store::{BUCKET, Store};
 
 /// Tables whose objects the garbage collector looks at.
-pub const CHILD_TABLES: [&str; 5] = ["jobs.batch", "pods", "configmaps", "services", "deployments.apps"];
+pub const CHILD_TABLES: [&str; 5] = [
+    "jobs.batch",
+    "pods",
+    "configmaps",
+    "services",
+    "deployments.apps",
+];
 const TICK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +58,16 @@ impl Actor {
     pub fn new(api: Api, store: Arc<Store>, seed: u64, calm: bool) -> Self {
         let random = ChaCha8Rng::seed_from_u64(seed ^ 0xAC70);
         let (work, servers, orphans) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { api, store, random, work, servers, orphans, revision: 0, calm }
+        Self {
+            api,
+            store,
+            random,
+            work,
+            servers,
+            orphans,
+            revision: 0,
+            calm,
+        }
     }
 
     /// Acts for ever.
@@ -69,8 +84,12 @@ impl Actor {
             for job in self.api.objects("jobs.batch") {
                 self.job(&job).await;
             }
-            let jobs: BTreeSet<String> =
-                self.api.objects("jobs.batch").iter().map(|job| text(job, "/metadata/uid").to_owned()).collect();
+            let jobs: BTreeSet<String> = self
+                .api
+                .objects("jobs.batch")
+                .iter()
+                .map(|job| text(job, "/metadata/uid").to_owned())
+                .collect();
             self.work.retain(|uid, _| jobs.contains(uid));
         }
     }
@@ -83,17 +102,30 @@ impl Actor {
         let uid = text(job, "/metadata/uid").to_owned();
         if !text(job, "/metadata/deletionTimestamp").is_empty() {
             self.drop_pods(&uid);
-            merge(&self.api, &path(job), &json!({"metadata": {"finalizers": null}}));
+            merge(
+                &self.api,
+                &path(job),
+                &json!({"metadata": {"finalizers": null}}),
+            );
             return;
         }
-        let conditions = job.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-        if conditions.iter().any(|c| matches!(text(c, "/type"), "Complete" | "Failed") && text(c, "/status") == "True") {
+        let conditions = job
+            .pointer("/status/conditions")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
+        if conditions.iter().any(|c| {
+            matches!(text(c, "/type"), "Complete" | "Failed") && text(c, "/status") == "True"
+        }) {
             self.work.remove(&uid);
             return;
         }
         if job.pointer("/spec/suspend").and_then(Value::as_bool) == Some(true) {
             self.work.remove(&uid);
-            let active = job.pointer("/status/active").and_then(Value::as_i64).unwrap_or(0);
+            let active = job
+                .pointer("/status/active")
+                .and_then(Value::as_i64)
+                .unwrap_or(0);
             self.drop_pods(&uid);
             if active > 0 {
                 self.status(job, &json!({"active": 0, "startTime": null}));
@@ -101,13 +133,22 @@ impl Actor {
             return;
         }
         let due = self.delay(500, 3000);
-        let work = self.work.entry(uid.clone()).or_insert(Work { phase: Phase::Starting, due });
+        let work = self.work.entry(uid.clone()).or_insert(Work {
+            phase: Phase::Starting,
+            due,
+        });
         if work.due > Instant::now() {
             return;
         }
         if work.phase == Phase::Starting {
             let due = self.delay(2000, 30_000);
-            self.work.insert(uid.clone(), Work { phase: Phase::Running, due });
+            self.work.insert(
+                uid.clone(),
+                Work {
+                    phase: Phase::Running,
+                    due,
+                },
+            );
             self.start_pods(job);
             let now = self.now();
             self.status(job, &json!({"active": 1, "startTime": now}));
@@ -122,19 +163,32 @@ impl Actor {
     }
 
     fn status(&self, object: &Value, status: &Value) {
-        merge(&self.api, &format!("{}/status", path(object)), &json!({"status": status}));
+        merge(
+            &self.api,
+            &format!("{}/status", path(object)),
+            &json!({"status": status}),
+        );
     }
 
     fn start_pods(&self, job: &Value) {
         let name = format!("{}-0", text(job, "/metadata/name"));
         let mut template = job.pointer("/spec/template").cloned().unwrap_or_default();
-        let spec = template.get_mut("spec").map(Value::take).unwrap_or_default();
+        let spec = template
+            .get_mut("spec")
+            .map(Value::take)
+            .unwrap_or_default();
         let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": text(job, "/metadata/name"),
             "uid": text(job, "/metadata/uid"), "controller": true, "blockOwnerDeletion": true}]);
         let namespace = text(job, "/metadata/namespace");
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace,
             "labels": template.pointer("/metadata/labels"), "ownerReferences": owner}, "spec": spec});
-        let (code, pod) = call(&self.api, Method::POST, &format!("/api/v1/namespaces/{namespace}/pods"), "application/json", &pod);
+        let (code, pod) = call(
+            &self.api,
+            Method::POST,
+            &format!("/api/v1/namespaces/{namespace}/pods"),
+            "application/json",
+            &pod,
+        );
         if code == 201 {
             self.status(&pod, &json!({"phase": "Running"}));
         }
@@ -143,23 +197,46 @@ impl Actor {
     fn drop_pods(&self, uid: &str) {
         for pod in self.api.objects("pods") {
             if owners(&pod).any(|owner| owner == uid) {
-                call(&self.api, Method::DELETE, &format!("{}?gracePeriodSeconds=0", path(&pod)), "application/json", &Value::Null);
+                call(
+                    &self.api,
+                    Method::DELETE,
+                    &format!("{}?gracePeriodSeconds=0", path(&pod)),
+                    "application/json",
+                    &Value::Null,
+                );
             }
         }
     }
 
     /// Ends an attempt: what it ends in follows from the run, whether it fails on the way from chance.
     async fn finish(&mut self, job: &Value) {
-        let Some(config) = self.config(job) else { return };
+        let Some(config) = self.config(job) else {
+            return;
+        };
         let bad = bad_run(&config.run.run_key);
         let unlucky = !self.calm && config.run.attempt == 0 && self.random.random_bool(0.15);
-        let code = if bad { 65 } else if unlucky { 75 } else { 0 };
+        let code = if bad {
+            65
+        } else if unlucky {
+            75
+        } else {
+            0
+        };
         if code == 0 {
             commit(self.store.as_ref(), &config).await;
         }
         let uid = text(job, "/metadata/uid").to_owned();
-        for pod in self.api.objects("pods").iter().filter(|pod| owners(pod).any(|owner| owner == uid)) {
-            let message = if bad { r#"{"category":"BadData","message":"line 7 is no text","hint":"correct it"}"# } else { "" };
+        for pod in self
+            .api
+            .objects("pods")
+            .iter()
+            .filter(|pod| owners(pod).any(|owner| owner == uid))
+        {
+            let message = if bad {
+                r#"{"category":"BadData","message":"line 7 is no text","hint":"correct it"}"#
+            } else {
+                ""
+            };
             let now = self.now();
             let ended = json!({"name": "worker", "image": "worker", "imageID": "", "ready": false, "restartCount": 0,
                 "state": {"terminated": {"exitCode": code, "message": message, "finishedAt": now}}});
@@ -167,14 +244,16 @@ impl Actor {
             self.status(pod, &json!({"phase": phase, "containerStatuses": [ended]}));
         }
         let now = self.now();
-        let condition = |kind: &str, reason: &str| {
-            json!({"type": kind, "status": "True", "reason": reason, "message": reason, "lastTransitionTime": now, "lastProbeTime": now})
-        };
+        let condition = |kind: &str, reason: &str| json!({"type": kind, "status": "True", "reason": reason, "message": reason, "lastTransitionTime": now, "lastProbeTime": now});
         let status = match code {
             0 => json!({"active": 0, "succeeded": 1, "completionTime": now,
                 "conditions": [condition("SuccessCriteriaMet", "CompletionsReached"), condition("Complete", "CompletionsReached")]}),
-            65 => json!({"active": 0, "failed": 1, "conditions": [condition("FailureTarget", "PodFailurePolicy"), condition("Failed", "PodFailurePolicy")]}),
-            _ => json!({"active": 0, "failed": 1, "conditions": [condition("FailureTarget", "BackoffLimitExceeded"), condition("Failed", "BackoffLimitExceeded")]}),
+            65 => {
+                json!({"active": 0, "failed": 1, "conditions": [condition("FailureTarget", "PodFailurePolicy"), condition("Failed", "PodFailurePolicy")]})
+            }
+            _ => {
+                json!({"active": 0, "failed": 1, "conditions": [condition("FailureTarget", "BackoffLimitExceeded"), condition("Failed", "BackoffLimitExceeded")]})
+            }
         };
         self.status(job, &status);
     }
@@ -182,7 +261,9 @@ impl Actor {
     fn config(&self, job: &Value) -> Option<RunConfig> {
         let name = text(job, "/metadata/name");
         let maps = self.api.objects("configmaps");
-        let map = maps.iter().find(|map| text(map, "/metadata/name") == name)?;
+        let map = maps
+            .iter()
+            .find(|map| text(map, "/metadata/name") == name)?;
         serde_json::from_str(text(map, "/data/run.json")).ok()
     }
 
@@ -191,11 +272,21 @@ impl Actor {
         for deployment in &all {
             let uid = text(deployment, "/metadata/uid").to_owned();
             if !text(deployment, "/metadata/deletionTimestamp").is_empty() {
-                merge(&self.api, &path(deployment), &json!({"metadata": {"finalizers": null}}));
+                merge(
+                    &self.api,
+                    &path(deployment),
+                    &json!({"metadata": {"finalizers": null}}),
+                );
                 continue;
             }
-            let generation = deployment.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
-            let observed = deployment.pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or(0);
+            let generation = deployment
+                .pointer("/metadata/generation")
+                .and_then(Value::as_i64)
+                .unwrap_or(0);
+            let observed = deployment
+                .pointer("/status/observedGeneration")
+                .and_then(Value::as_i64)
+                .unwrap_or(0);
             if observed >= generation {
                 self.servers.remove(&uid);
                 continue;
@@ -209,7 +300,10 @@ impl Actor {
                 continue;
             }
             self.servers.remove(&uid);
-            let replicas = deployment.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+            let replicas = deployment
+                .pointer("/spec/replicas")
+                .and_then(Value::as_i64)
+                .unwrap_or(1);
             self.status(deployment, &json!({"observedGeneration": generation, "replicas": replicas,
                 "updatedReplicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas}));
         }
@@ -221,13 +315,26 @@ impl Actor {
     fn collect_garbage(&mut self) {
         let mut alive = BTreeSet::new();
         for kind in Kind::ALL {
-            alive.extend(self.api.objects(&table(kind)).iter().map(|o| text(o, "/metadata/uid").to_owned()));
+            alive.extend(
+                self.api
+                    .objects(&table(kind))
+                    .iter()
+                    .map(|o| text(o, "/metadata/uid").to_owned()),
+            );
         }
         for name in ["jobs.batch", "deployments.apps"] {
-            alive.extend(self.api.objects(name).iter().map(|o| text(o, "/metadata/uid").to_owned()));
+            alive.extend(
+                self.api
+                    .objects(name)
+                    .iter()
+                    .map(|o| text(o, "/metadata/uid").to_owned()),
+            );
         }
         let mut seen = BTreeSet::new();
-        let children: Vec<Arc<Value>> = CHILD_TABLES.iter().flat_map(|table| self.api.objects(table)).collect();
+        let children: Vec<Arc<Value>> = CHILD_TABLES
+            .iter()
+            .flat_map(|table| self.api.objects(table))
+            .collect();
         for object in children {
             let mut owners = owners(&object).peekable();
             if owners.peek().is_none() || owners.any(|owner| alive.contains(owner)) {
@@ -237,8 +344,17 @@ impl Actor {
             let due = self.delay(500, 3000);
             let due = *self.orphans.entry(uid.clone()).or_insert(due);
             if due <= Instant::now() {
-                let path = format!("{}?propagationPolicy=Background&gracePeriodSeconds=0", path(&object));
-                call(&self.api, Method::DELETE, &path, "application/json", &Value::Null);
+                let path = format!(
+                    "{}?propagationPolicy=Background&gracePeriodSeconds=0",
+                    path(&object)
+                );
+                call(
+                    &self.api,
+                    Method::DELETE,
+                    &path,
+                    "application/json",
+                    &Value::Null,
+                );
             }
             seen.insert(uid);
         }
@@ -247,7 +363,12 @@ impl Actor {
 }
 
 fn owners(object: &Value) -> impl Iterator<Item = &str> {
-    object.pointer("/metadata/ownerReferences").and_then(Value::as_array).into_iter().flatten().map(|o| text(o, "/uid"))
+    object
+        .pointer("/metadata/ownerReferences")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|o| text(o, "/uid"))
 }
 
 /// Path of a child.
@@ -260,7 +381,10 @@ pub fn path(object: &Value) -> String {
         "ConfigMap" => ("configmaps", "/api/v1"),
         _ => ("services", "/api/v1"),
     };
-    let (namespace, name) = (text(object, "/metadata/namespace"), text(object, "/metadata/name"));
+    let (namespace, name) = (
+        text(object, "/metadata/namespace"),
+        text(object, "/metadata/name"),
+    );
     format!("{prefix}/namespaces/{namespace}/{plural}/{name}")
 }
 
@@ -274,13 +398,22 @@ pub fn bad_run(run_key: &str) -> bool {
 async fn commit(store: &dyn ObjectStore, config: &RunConfig) {
     let layout = Layout::new(BUCKET, "");
     let run = &config.run;
-    let at = Location { namespace: &run.namespace, kind: &run.kind, name: &run.name };
+    let at = Location {
+        namespace: &run.namespace,
+        kind: &run.kind,
+        name: &run.name,
+    };
     let statistics = match &config.task {
-        Task::Evaluate(_) => json!({"results": [{"suite": "held-out", "metric": "loss", "value": 2.5, "low": 2.0,
-            "high": 3.0, "samples": 100, "higherIsBetter": false}]}),
+        Task::Evaluate(_) => {
+            json!({"results": [{"suite": "held-out", "metric": "loss", "value": 2.5, "low": 2.0,
+            "high": 3.0, "samples": 100, "higherIsBetter": false}]})
+        }
         _ => json!({}),
     };
-    let inputs = config.inputs.iter().map(|input| InputDigest { kind: input.kind.clone(), digest: input.digest.clone() });
+    let inputs = config.inputs.iter().map(|input| InputDigest {
+        kind: input.kind.clone(),
+        digest: input.digest.clone(),
+    });
     let manifest = Manifest {
         schema_version: 1,
         kind: run.kind.clone(),
@@ -291,11 +424,21 @@ async fn commit(store: &dyn ObjectStore, config: &RunConfig) {
         code: Code::default(),
         statistics,
     };
-    let Ok(digest) = manifest.digest() else { return };
+    let Ok(digest) = manifest.digest() else {
+        return;
+    };
     let directory = layout.artefact(at, &digest);
-    let (Ok(body), uri) = (serde_json::to_vec(&manifest), layout.uri(&directory)) else { return };
-    let Ok(pointer) = serde_json::to_vec(&RunPointer { digest, uri }) else { return };
+    let (Ok(body), uri) = (serde_json::to_vec(&manifest), layout.uri(&directory)) else {
+        return;
+    };
+    let Ok(pointer) = serde_json::to_vec(&RunPointer { digest, uri }) else {
+        return;
+    };
     // A store in memory cannot fail.
-    let _ = store.put(&format!("{directory}/manifest.json"), body.into()).await;
-    let _ = store.put_if_absent(&layout.run(at, &run.run_key), pointer.into()).await;
+    let _ = store
+        .put(&format!("{directory}/manifest.json"), body.into())
+        .await;
+    let _ = store
+        .put_if_absent(&layout.run(at, &run.run_key), pointer.into())
+        .await;
 }

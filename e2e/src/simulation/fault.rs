@@ -61,8 +61,8 @@ pub enum Step {
 }
 
 use Fault::{
-    Conflict, CrashAfter, CrashBefore, Expired, LostAnswer, LostRequest, OutsideError, OutsideSlow, ServerError, Slow,
-    TooMany, WatchClosed, WatchLag, WatchTruncated, WatchTwice,
+    Conflict, CrashAfter, CrashBefore, Expired, LostAnswer, LostRequest, OutsideError, OutsideSlow,
+    ServerError, Slow, TooMany, WatchClosed, WatchLag, WatchTruncated, WatchTwice,
 };
 
 /// Every fault that makes sense at a step.
@@ -71,9 +71,16 @@ pub const fn possible(step: Step) -> &'static [Fault] {
     match step {
         Step::Observe => &[WatchClosed, WatchTruncated, WatchLag, WatchTwice, Expired],
         Step::Ask => &[OutsideError, OutsideSlow],
-        Step::Execute | Step::Publish => {
-            &[LostRequest, LostAnswer, Conflict, TooMany, ServerError, Slow, CrashBefore, CrashAfter]
-        }
+        Step::Execute | Step::Publish => &[
+            LostRequest,
+            LostAnswer,
+            Conflict,
+            TooMany,
+            ServerError,
+            Slow,
+            CrashBefore,
+            CrashAfter,
+        ],
     }
 }
 
@@ -105,7 +112,14 @@ impl Plan {
     #[must_use]
     pub fn new(seed: u64, budget: u32) -> Self {
         let random = ChaCha8Rng::seed_from_u64(seed ^ 0xFA17);
-        let state = State { random, budget, injected: Coverage::new(), crash_at: None, writes: 0, expired: false };
+        let state = State {
+            random,
+            budget,
+            injected: Coverage::new(),
+            crash_at: None,
+            writes: 0,
+            expired: false,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -190,10 +204,16 @@ impl Plan {
 /// The kind an object of a watch concerns: its own, or that of its owner.
 #[must_use]
 pub fn kind_of(object: &Value) -> Option<Kind> {
-    let word = if object.get("apiVersion").and_then(Value::as_str).is_some_and(|v| v.starts_with("bessemer.dev/")) {
+    let word = if object
+        .get("apiVersion")
+        .and_then(Value::as_str)
+        .is_some_and(|v| v.starts_with("bessemer.dev/"))
+    {
         object.get("kind").and_then(Value::as_str)
     } else {
-        object.pointer("/metadata/labels/bessemer.dev~1kind").and_then(Value::as_str)
+        object
+            .pointer("/metadata/labels/bessemer.dev~1kind")
+            .and_then(Value::as_str)
     }?;
     Kind::ALL.into_iter().find(|kind| kind.name() == word)
 }
@@ -212,7 +232,9 @@ impl Disturb for Watches {
 
     fn deliver(&self, _table: &str, event: &Value) -> Delivery {
         let object = event.get("object").unwrap_or(event);
-        let Some(kind) = kind_of(object) else { return Delivery::Deliver };
+        let Some(kind) = kind_of(object) else {
+            return Delivery::Deliver;
+        };
         match self.0.draw(kind, Step::Observe) {
             Some(WatchClosed) => Delivery::Close,
             Some(WatchTruncated) => Delivery::Truncate,

@@ -43,7 +43,7 @@ const CALM: Duration = Duration::from_secs(60);
 
 /// What a simulation is to do.
 #[derive(Debug, Clone)]
-pub struct Options_ {
+pub struct Scenario {
     /// Decides everything.
     pub seed: u64,
     /// Faults to inject.
@@ -75,7 +75,10 @@ pub struct Report {
 fn definitions() -> &'static [Value] {
     static DEFINITIONS: std::sync::OnceLock<Vec<Value>> = std::sync::OnceLock::new();
     DEFINITIONS.get_or_init(|| {
-        bessemer_api::definitions().iter().filter_map(|definition| serde_json::to_value(definition).ok()).collect()
+        bessemer_api::definitions()
+            .iter()
+            .filter_map(|definition| serde_json::to_value(definition).ok())
+            .collect()
     })
 }
 
@@ -89,11 +92,17 @@ struct Simulation {
 
 /// Runs one simulation in a runtime of its own with paused time.
 #[must_use]
-pub fn simulate(options: &Options_) -> Report {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+pub fn simulate(options: &Scenario) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build();
     match runtime {
         Ok(runtime) => runtime.block_on(scenario(options)),
-        Err(error) => Report { broken: vec![format!("no runtime: {error}")], ..Report::default() },
+        Err(error) => Report {
+            broken: vec![format!("no runtime: {error}")],
+            ..Report::default()
+        },
     }
 }
 
@@ -105,10 +114,17 @@ impl Simulation {
         let api = Api::open(options).ok()?;
         for definition in definitions() {
             let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-            let (code, answer) = server::call(&api, Method::POST, path, "application/json", definition);
+            let (code, answer) =
+                server::call(&api, Method::POST, path, "application/json", definition);
             assert!(code == 201, "definition refused: {answer}");
         }
-        Some(Self { wire: Wire::new(api.clone(), plan), api, store: Arc::default(), clock, seed })
+        Some(Self {
+            wire: Wire::new(api.clone(), plan),
+            api,
+            store: Arc::default(),
+            clock,
+            seed,
+        })
     }
 
     /// Starts an operator; it lives until the handle is aborted.
@@ -128,7 +144,11 @@ impl Simulation {
             lease_client: self.wire.client(),
             clock: Arc::new(self.clock),
             random: Random::seeded(self.seed ^ incarnation),
-            outside: Arc::new(World::new(self.store.clone(), self.api.clone(), self.wire.plan.clone())),
+            outside: Arc::new(World::new(
+                self.store.clone(),
+                self.api.clone(),
+                self.wire.plan.clone(),
+            )),
             metrics: Metrics::new(),
         };
         let client = self.wire.client();
@@ -167,7 +187,10 @@ impl Simulation {
                 return Ok(());
             }
             if start.elapsed() > FIXPOINT {
-                return Err(restless.into_iter().map(|what| format!("O1: not at rest: {what}")).collect());
+                return Err(restless
+                    .into_iter()
+                    .map(|what| format!("O1: not at rest: {what}"))
+                    .collect());
             }
         }
     }
@@ -190,24 +213,40 @@ impl bessemer_embedded::clock::Clock for Ticking {
     }
 }
 
-async fn scenario(options: &Options_) -> Report {
+async fn scenario(options: &Scenario) -> Report {
     let mut random = ChaCha8Rng::seed_from_u64(options.seed);
     let mut wishes = object::chain(&mut random);
-    let plan = options.crash_at.map_or_else(|| Plan::new(options.seed, options.faults), Plan::crash_at);
-    let mut report = Report { seed: options.seed, objects: wishes.len(), ..Report::default() };
+    let plan = options
+        .crash_at
+        .map_or_else(|| Plan::new(options.seed, options.faults), Plan::crash_at);
+    let mut report = Report {
+        seed: options.seed,
+        objects: wishes.len(),
+        ..Report::default()
+    };
     let Some(simulation) = Simulation::new(options.seed, plan.clone()) else {
         report.broken.push("the API cannot be opened".into());
         return report;
     };
     let simulation = Arc::new(simulation);
     let calm = options.faults == 0 && options.crash_at.is_none();
-    let _actor = Owned(tokio::spawn(Actor::new(simulation.api.clone(), simulation.store.clone(), options.seed, calm).run()));
+    let _actor = Owned(tokio::spawn(
+        Actor::new(
+            simulation.api.clone(),
+            simulation.store.clone(),
+            options.seed,
+            calm,
+        )
+        .run(),
+    ));
     let _operator = Owned(tokio::spawn(simulation.clone().supervise()));
     report.broken = match live(&simulation, &mut wishes, &mut random, options).await {
         Ok(()) => Vec::new(),
         Err(broken) => broken,
     };
-    report.broken.extend(std::mem::take(&mut *simulation.wire.broken.lock()));
+    report
+        .broken
+        .extend(std::mem::take(&mut *simulation.wire.broken.lock()));
     report.coverage = plan.coverage();
     report.requests = simulation.wire.requests.load(Ordering::Relaxed);
     report.writes = plan.writes();
@@ -218,16 +257,20 @@ async fn live(
     simulation: &Simulation,
     wishes: &mut Wishes,
     random: &mut ChaCha8Rng,
-    options: &Options_,
+    options: &Scenario,
 ) -> Result<(), Vec<String>> {
     let api = &simulation.api;
     let mut order: Vec<(Kind, String)> = wishes.keys().cloned().collect();
     order.shuffle(random);
     for (kind, name) in &order {
-        let Some(spec) = wishes.get(&(*kind, name.clone())) else { continue };
+        let Some(spec) = wishes.get(&(*kind, name.clone())) else {
+            continue;
+        };
         let (code, answer) = server::apply(api, *kind, name, spec);
         if code != 201 {
-            return Err(vec![format!("O10: {kind} {name} refused with {code}: {answer}")]);
+            return Err(vec![format!(
+                "O10: {kind} {name} refused with {code}: {answer}"
+            )]);
         }
         tokio::time::sleep(Duration::from_millis(random.random_range(0..4000))).await;
     }
@@ -248,7 +291,9 @@ async fn live(
         for (name, face) in &fresh {
             if found.get(name) != Some(face) {
                 let now = found.get(name).cloned().unwrap_or_default();
-                return Err(vec![format!("O2: {name} is {now}, a fresh install gives {face}")]);
+                return Err(vec![format!(
+                    "O2: {name} is {now}, a fresh install gives {face}"
+                )]);
             }
         }
     }
@@ -261,8 +306,12 @@ async fn change(
     order: &[(Kind, String)],
     random: &mut ChaCha8Rng,
 ) -> Result<(), Vec<String>> {
-    let Some((kind, name)) = order.get(random.random_range(0..order.len())) else { return Ok(()) };
-    let Some(spec) = wishes.get(&(*kind, name.clone())).cloned() else { return Ok(()) };
+    let Some((kind, name)) = order.get(random.random_range(0..order.len())) else {
+        return Ok(());
+    };
+    let Some(spec) = wishes.get(&(*kind, name.clone())).cloned() else {
+        return Ok(());
+    };
     for deed in object::change(*kind, &spec, random) {
         let wished = match deed {
             Deed::Apply(spec) => spec,
@@ -274,7 +323,9 @@ async fn change(
         };
         let (code, answer) = server::apply(&simulation.api, *kind, name, &wished);
         if code != 200 && code != 201 {
-            return Err(vec![format!("O10: change of {kind} {name} refused with {code}: {answer}")]);
+            return Err(vec![format!(
+                "O10: change of {kind} {name} refused with {code}: {answer}"
+            )]);
         }
         wishes.insert((*kind, name.clone()), wished);
         tokio::time::sleep(Duration::from_secs(random.random_range(0..30))).await;
@@ -284,10 +335,19 @@ async fn change(
 
 async fn gone(simulation: &Simulation, kind: Kind, name: &str) -> Result<(), Vec<String>> {
     let start = Instant::now();
-    let there = || simulation.api.objects(&server::table(kind)).iter().any(|o| server::text(o, "/metadata/name") == name);
+    let there = || {
+        simulation
+            .api
+            .objects(&server::table(kind))
+            .iter()
+            .any(|o| server::text(o, "/metadata/name") == name)
+    };
     while there() {
         if start.elapsed() > FIXPOINT {
-            return Err(vec![format!("P6: {kind} {name} is not gone {} s after its deletion", FIXPOINT.as_secs())]);
+            return Err(vec![format!(
+                "P6: {kind} {name} is not gone {} s after its deletion",
+                FIXPOINT.as_secs()
+            )]);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -299,27 +359,45 @@ async fn quiet(simulation: &Simulation, hours: u64) -> Result<(), Vec<String>> {
     let before = simulation.wire.writes.load(Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(hours * 3600)).await;
     let writes = simulation.wire.writes.load(Ordering::Relaxed) - before;
-    if writes == 0 { Ok(()) } else { Err(vec![format!("O8: {writes} writes in {hours} h at rest")]) }
+    if writes == 0 {
+        Ok(())
+    } else {
+        Err(vec![format!("O8: {writes} writes in {hours} h at rest")])
+    }
 }
 
 /// O2: the same wishes on an empty cluster without faults.
-async fn fresh_install(seed: u64, wishes: &Wishes) -> Result<std::collections::BTreeMap<String, Value>, Vec<String>> {
+async fn fresh_install(
+    seed: u64,
+    wishes: &Wishes,
+) -> Result<std::collections::BTreeMap<String, Value>, Vec<String>> {
     let Some(simulation) = Simulation::new(seed, Plan::new(seed, 0)) else {
         return Err(vec!["the API cannot be opened".into()]);
     };
     let simulation = Arc::new(simulation);
-    let _actor = Owned(tokio::spawn(Actor::new(simulation.api.clone(), simulation.store.clone(), seed, true).run()));
+    let _actor = Owned(tokio::spawn(
+        Actor::new(simulation.api.clone(), simulation.store.clone(), seed, true).run(),
+    ));
     let _operator = Owned(tokio::spawn(simulation.clone().supervise()));
     for ((kind, name), spec) in wishes {
         server::apply(&simulation.api, *kind, name, spec);
     }
     let settled = simulation.settle(wishes).await;
-    settled.map_err(|broken| broken.into_iter().map(|what| format!("fresh install: {what}")).collect::<Vec<_>>())?;
+    settled.map_err(|broken| {
+        broken
+            .into_iter()
+            .map(|what| format!("fresh install: {what}"))
+            .collect::<Vec<_>>()
+    })?;
     Ok(oracle::face(&simulation.api))
 }
 
 /// O7 and O9: deletion in any order leaves no object, artefacts only where the policy keeps them, and all of those.
-async fn delete_all(simulation: &Simulation, wishes: &Wishes, random: &mut ChaCha8Rng) -> Result<(), Vec<String>> {
+async fn delete_all(
+    simulation: &Simulation,
+    wishes: &Wishes,
+    random: &mut ChaCha8Rng,
+) -> Result<(), Vec<String>> {
     let before = simulation.store.objects.keys();
     let mut order: Vec<&(Kind, String)> = wishes.keys().collect();
     order.shuffle(random);
@@ -330,7 +408,10 @@ async fn delete_all(simulation: &Simulation, wishes: &Wishes, random: &mut ChaCh
     let start = Instant::now();
     while !oracle::remains(&simulation.api).is_empty() {
         if start.elapsed() > FIXPOINT {
-            return Err(oracle::remains(&simulation.api).into_iter().map(|what| format!("O7: left over: {what}")).collect());
+            return Err(oracle::remains(&simulation.api)
+                .into_iter()
+                .map(|what| format!("O7: left over: {what}"))
+                .collect());
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
@@ -338,16 +419,29 @@ async fn delete_all(simulation: &Simulation, wishes: &Wishes, random: &mut ChaCh
     let mut broken = Vec::new();
     for ((kind, name), spec) in wishes {
         let directory = format!("{NAMESPACE}/{}/{name}/", kind.name().to_lowercase());
-        let count = |keys: &[String]| keys.iter().filter(|key| key.starts_with(&directory)).count();
-        let policy = spec.get("artifactPolicy").cloned().unwrap_or(json!("Retain"));
+        let count = |keys: &[String]| {
+            keys.iter()
+                .filter(|key| key.starts_with(&directory))
+                .count()
+        };
+        let policy = spec
+            .get("artifactPolicy")
+            .cloned()
+            .unwrap_or(json!("Retain"));
         if policy == json!("Retain") && count(&after) != count(&before) {
-            broken.push(format!("O9: artefacts of {kind} {name} were deleted although they are to be kept"));
+            broken.push(format!(
+                "O9: artefacts of {kind} {name} were deleted although they are to be kept"
+            ));
         }
         if policy == json!("Delete") && count(&after) > 0 && !kept_for_others(wishes) {
             broken.push(format!("O7: artefacts of {kind} {name} were not deleted"));
         }
     }
-    if broken.is_empty() { Ok(()) } else { Err(broken) }
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(broken)
+    }
 }
 
 /// A digest that a living object refers to is kept; in a random order of deletion that may be any of those upstream.

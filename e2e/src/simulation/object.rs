@@ -18,11 +18,23 @@ pub fn chain(random: &mut ChaCha8Rng) -> Wishes {
     let size = random.random_range(3..=12_usize);
     let start = random.random_range(0..6_usize);
     let mut wishes = Wishes::new();
-    let order = [Kind::Dataset, Kind::Dataset, Kind::PretrainJob, Kind::FineTune, Kind::Evaluation, Kind::Deployment];
+    let order = [
+        Kind::Dataset,
+        Kind::Dataset,
+        Kind::PretrainJob,
+        Kind::FineTune,
+        Kind::Evaluation,
+        Kind::Deployment,
+    ];
     let mut index = 0;
     while wishes.len() < size {
         // A short seed starts anywhere in the chain, so that missing references are met too.
-        let kind = order.iter().cycle().nth(start + index).copied().unwrap_or(Kind::Dataset);
+        let kind = order
+            .iter()
+            .cycle()
+            .nth(start + index)
+            .copied()
+            .unwrap_or(Kind::Dataset);
         index += 1;
         let number = wishes.keys().filter(|(known, _)| *known == kind).count();
         let name = format!("{}{number}", letter(kind));
@@ -111,12 +123,20 @@ pub fn change(kind: Kind, spec: &Value, random: &mut ChaCha8Rng) -> Vec<Deed> {
         }
         1 => vec![Deed::Replace],
         2 if kind != Kind::Deployment => {
-            set(&mut changed, "restartNonce", json!(format!("n{}", random.random_range(0..100))));
+            set(
+                &mut changed,
+                "restartNonce",
+                json!(format!("n{}", random.random_range(0..100))),
+            );
             vec![Deed::Apply(changed)]
         }
         // A spec that asks for what is not built, then the good one again (O3).
         3 if kind == Kind::Dataset => {
-            set(&mut changed, "deduplicate", json!({"exact": true, "near": true}));
+            set(
+                &mut changed,
+                "deduplicate",
+                json!({"exact": true, "near": true}),
+            );
             vec![Deed::Apply(changed), Deed::Apply(spec.clone())]
         }
         4 if kind == Kind::Dataset => {
@@ -125,7 +145,11 @@ pub fn change(kind: Kind, spec: &Value, random: &mut ChaCha8Rng) -> Vec<Deed> {
             vec![Deed::Apply(changed)]
         }
         3 if kind == Kind::Evaluation || kind == Kind::Deployment => {
-            set(&mut changed, "modelRef", json!({"kind": "PretrainJob", "name": "p0"}));
+            set(
+                &mut changed,
+                "modelRef",
+                json!({"kind": "PretrainJob", "name": "p0"}),
+            );
             vec![Deed::Apply(changed)]
         }
         _ => {

@@ -24,7 +24,11 @@ pub enum Verdict {
 }
 
 fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    object.pointer("/status/conditions").and_then(Value::as_array)?.iter().find(|c| text(c, "/type") == kind)
+    object
+        .pointer("/status/conditions")
+        .and_then(Value::as_array)?
+        .iter()
+        .find(|c| text(c, "/type") == kind)
 }
 
 fn is_true(object: &Value, kind: &str) -> bool {
@@ -38,7 +42,9 @@ pub fn kstatus(object: &Value) -> Verdict {
     if !text(object, "/metadata/deletionTimestamp").is_empty() {
         return Verdict::Terminating;
     }
-    if number("/status/observedGeneration") != number("/metadata/generation") || is_true(object, "Reconciling") {
+    if number("/status/observedGeneration") != number("/metadata/generation")
+        || is_true(object, "Reconciling")
+    {
         return Verdict::InProgress;
     }
     if is_true(object, "Stalled") {
@@ -68,7 +74,9 @@ fn at_rest(object: &Value) -> bool {
                 "GatePending",
                 "GateFailed",
             ];
-            waiting.contains(&reason) && object.pointer("/status/observedGeneration") == object.pointer("/metadata/generation")
+            waiting.contains(&reason)
+                && object.pointer("/status/observedGeneration")
+                    == object.pointer("/metadata/generation")
         }
         Verdict::Terminating => false,
     }
@@ -86,7 +94,11 @@ pub fn restless(api: &Api, wishes: &Wishes) -> Vec<String> {
         }
     }
     for (kind, name) in wishes.keys() {
-        if !api.objects(&table(*kind)).iter().any(|o| text(o, "/metadata/name") == name) {
+        if !api
+            .objects(&table(*kind))
+            .iter()
+            .any(|o| text(o, "/metadata/name") == name)
+        {
             found.push(format!("{kind} {name} does not exist"));
         }
     }
@@ -95,7 +107,12 @@ pub fn restless(api: &Api, wishes: &Wishes) -> Vec<String> {
 
 fn describe(kind: Kind, object: &Value) -> String {
     let ready = condition(object, "Ready").cloned().unwrap_or_default();
-    format!("{kind} {}: {} ({})", text(object, "/metadata/name"), text(&ready, "/reason"), text(&ready, "/message"))
+    format!(
+        "{kind} {}: {} ({})",
+        text(object, "/metadata/name"),
+        text(&ready, "/reason"),
+        text(&ready, "/message")
+    )
 }
 
 /// Objects whose status promises what is not there (0 wrong verdicts).
@@ -104,16 +121,23 @@ pub fn lies(api: &Api) -> Vec<String> {
     let mut found = Vec::new();
     for kind in Kind::ALL {
         for object in api.objects(&table(kind)) {
-            let promised = kstatus(&object) == Verdict::Current && condition(&object, "Ready").is_some();
+            let promised =
+                kstatus(&object) == Verdict::Current && condition(&object, "Ready").is_some();
             let there = match kind {
                 Kind::Deployment => object.pointer("/status/traffic/0").is_some(),
                 _ => object.pointer("/status/artifact/digest").is_some(),
             };
             if promised && !there {
-                found.push(format!("kstatus: {} is Current without a result", describe(kind, &object)));
+                found.push(format!(
+                    "kstatus: {} is Current without a result",
+                    describe(kind, &object)
+                ));
             }
             if is_true(&object, "Reconciling") && is_true(&object, "Stalled") {
-                found.push(format!("kstatus: {} is Reconciling and Stalled", describe(kind, &object)));
+                found.push(format!(
+                    "kstatus: {} is Reconciling and Stalled",
+                    describe(kind, &object)
+                ));
             }
         }
     }
@@ -126,7 +150,12 @@ pub fn lies(api: &Api) -> Vec<String> {
             *active.entry(owner).or_default() += 1;
         }
     }
-    found.extend(active.iter().filter(|(_, n)| **n > 1).map(|(owner, n)| format!("{n} active Jobs of {owner}")));
+    found.extend(
+        active
+            .iter()
+            .filter(|(_, n)| **n > 1)
+            .map(|(owner, n)| format!("{n} active Jobs of {owner}")),
+    );
     found
 }
 
@@ -142,9 +171,15 @@ pub fn face(api: &Api) -> BTreeMap<String, Value> {
                 "Cached" => "Complete",
                 other => other,
             };
-            let traffic = object.pointer("/status/traffic").and_then(Value::as_array).map(|shares| {
-                shares.iter().map(|share| json!([share.get("digest"), share.get("percent")])).collect::<Vec<_>>()
-            });
+            let traffic = object
+                .pointer("/status/traffic")
+                .and_then(Value::as_array)
+                .map(|shares| {
+                    shares
+                        .iter()
+                        .map(|share| json!([share.get("digest"), share.get("percent")]))
+                        .collect::<Vec<_>>()
+                });
             let face = json!({"ready": text(&ready, "/status"), "reason": reason,
                 "digest": object.pointer("/status/artifact/digest"), "traffic": traffic});
             faces.insert(format!("{kind}/{}", text(&object, "/metadata/name")), face);
@@ -156,7 +191,10 @@ pub fn face(api: &Api) -> BTreeMap<String, Value> {
 /// Whether history may show: a finished pretraining keeps its run when its inputs change (InputsChanged).
 #[must_use]
 pub fn has_history(api: &Api) -> bool {
-    Kind::ALL.into_iter().flat_map(|kind| api.objects(&table(kind))).any(|object| is_true(&object, "InputsChanged"))
+    Kind::ALL
+        .into_iter()
+        .flat_map(|kind| api.objects(&table(kind)))
+        .any(|object| is_true(&object, "InputsChanged"))
 }
 
 /// What is left after everything was deleted (O7).
@@ -167,6 +205,12 @@ pub fn remains(api: &Api) -> Vec<String> {
     tables
         .flat_map(|name| api.objects(&name))
         .filter(|object| text(object, "/metadata/name") != "kube-root-ca.crt")
-        .map(|object| format!("{} {}", text(&object, "/kind"), text(&object, "/metadata/name")))
+        .map(|object| {
+            format!(
+                "{} {}",
+                text(&object, "/kind"),
+                text(&object, "/metadata/name")
+            )
+        })
         .collect()
 }

@@ -19,18 +19,37 @@ pub fn call(api: &Api, method: Method, path: &str, content: &str, body: &Value) 
         .header(header::ACCEPT, "application/json")
         .header(header::USER_AGENT, "simulation")
         .body(());
-    let Ok(request) = request else { return (0, Value::Null) };
-    let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+    let Ok(request) = request else {
+        return (0, Value::Null);
+    };
+    let body = if body.is_null() {
+        Bytes::new()
+    } else {
+        Bytes::from(body.to_string())
+    };
     let answer = api.answer(&request.into_parts().0, body);
     let code = answer.status().as_u16();
-    let bytes = answer.into_body().collect().now_or_never().and_then(Result::ok).map(|b| b.to_bytes());
-    (code, bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
+    let bytes = answer
+        .into_body()
+        .collect()
+        .now_or_never()
+        .and_then(Result::ok)
+        .map(|b| b.to_bytes());
+    (
+        code,
+        bytes
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default(),
+    )
 }
 
 /// Path of one of our objects.
 #[must_use]
 pub fn ours(kind: Kind, name: &str) -> String {
-    format!("/apis/bessemer.dev/v1alpha1/namespaces/{NAMESPACE}/{}/{name}", kind.plural())
+    format!(
+        "/apis/bessemer.dev/v1alpha1/namespaces/{NAMESPACE}/{}/{name}",
+        kind.plural()
+    )
 }
 
 /// Table of one of our kinds.
@@ -44,21 +63,44 @@ pub fn apply(api: &Api, kind: Kind, name: &str, spec: &Value) -> (u16, Value) {
     let body = json!({"apiVersion": "bessemer.dev/v1alpha1", "kind": kind.name(),
         "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec});
     let path = format!("{}?fieldManager=kubectl&force=true", ours(kind, name));
-    call(api, Method::PATCH, &path, "application/apply-patch+yaml", &body)
+    call(
+        api,
+        Method::PATCH,
+        &path,
+        "application/apply-patch+yaml",
+        &body,
+    )
 }
 
 /// Deletes one of our objects. Returns the HTTP status.
 pub fn delete(api: &Api, kind: Kind, name: &str) -> u16 {
-    call(api, Method::DELETE, &ours(kind, name), "application/json", &Value::Null).0
+    call(
+        api,
+        Method::DELETE,
+        &ours(kind, name),
+        "application/json",
+        &Value::Null,
+    )
+    .0
 }
 
 /// Merge patch. Returns the HTTP status.
 pub fn merge(api: &Api, path: &str, patch: &Value) -> u16 {
-    call(api, Method::PATCH, path, "application/merge-patch+json", patch).0
+    call(
+        api,
+        Method::PATCH,
+        path,
+        "application/merge-patch+json",
+        patch,
+    )
+    .0
 }
 
 /// A text field by JSON pointer.
 #[must_use]
 pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bessemer_api::Kind;
 use bessemer_core::{Artefact, Checkpoint, Completion, Key};
 use bessemer_embedded::Api;
-use bessemer_protocol::route::{BackendStatus, RouteConfig, RouteStatus};
 use bessemer_protocol::RunConfig;
+use bessemer_protocol::route::{BackendStatus, RouteConfig, RouteStatus};
 use bessemer_runtime::outside::{Artefacts, Outside, Trouble};
 use bessemer_store::{Layout, MemoryStore, ObjectMeta, ObjectStore, PutOutcome, StoreError};
 use bytes::Bytes;
@@ -69,12 +69,18 @@ impl World {
     /// Artefacts in `store`, routers and servers out of `api`, faults from `plan`.
     #[must_use]
     pub fn new(store: Arc<Store>, api: Api, plan: Plan) -> Self {
-        Self { artefacts: Artefacts::new(store, Layout::new(BUCKET, "")), api, plan }
+        Self {
+            artefacts: Artefacts::new(store, Layout::new(BUCKET, "")),
+            api,
+            plan,
+        }
     }
 
     async fn disturb(&self, kind: Kind) -> Result<(), Trouble> {
         match self.plan.draw(kind, Step::Ask) {
-            Some(Fault::OutsideError) => Err(Trouble::Unavailable("connection refused (injected)".into())),
+            Some(Fault::OutsideError) => {
+                Err(Trouble::Unavailable("connection refused (injected)".into()))
+            }
             Some(Fault::OutsideSlow) => {
                 tokio::time::sleep(self.plan.delay(500, 5000)).await;
                 Ok(())
@@ -87,12 +93,21 @@ impl World {
     fn behind(&self, url: &str) -> Option<(bool, Value)> {
         let address = url.strip_prefix("http://")?.split(':').next()?;
         let services = self.api.objects("services");
-        let service = services.iter().find(|s| s.pointer("/spec/clusterIP").and_then(Value::as_str) == Some(address))?;
+        let service = services
+            .iter()
+            .find(|s| s.pointer("/spec/clusterIP").and_then(Value::as_str) == Some(address))?;
         let name = service.pointer("/metadata/name")?.as_str()?;
         let named = |table: &str| {
-            self.api.objects(table).into_iter().find(|o| o.pointer("/metadata/name").and_then(Value::as_str) == Some(name))
+            self.api
+                .objects(table)
+                .into_iter()
+                .find(|o| o.pointer("/metadata/name").and_then(Value::as_str) == Some(name))
         };
-        let ready = named("deployments.apps")?.pointer("/status/readyReplicas").and_then(Value::as_i64).unwrap_or(0) > 0;
+        let ready = named("deployments.apps")?
+            .pointer("/status/readyReplicas")
+            .and_then(Value::as_i64)
+            .unwrap_or(0)
+            > 0;
         Some((ready, named("configmaps")?.get("data")?.clone()))
     }
 }
@@ -117,8 +132,13 @@ impl Outside for World {
         self.disturb(Kind::Deployment).await?;
         let away = || Trouble::Unavailable(format!("no router behind {url}"));
         let (ready, data) = self.behind(url).ok_or_else(away)?;
-        let text = data.get("route.json").and_then(Value::as_str).filter(|_| ready).ok_or_else(away)?;
-        let config: RouteConfig = serde_json::from_str(text).map_err(|e| Trouble::Refused(e.to_string()))?;
+        let text = data
+            .get("route.json")
+            .and_then(Value::as_str)
+            .filter(|_| ready)
+            .ok_or_else(away)?;
+        let config: RouteConfig =
+            serde_json::from_str(text).map_err(|e| Trouble::Refused(e.to_string()))?;
         let backends = config.backends.iter().map(|backend| BackendStatus {
             name: backend.name.clone(),
             digest: backend.digest.clone(),
@@ -129,19 +149,39 @@ impl Outside for World {
             ttft_p99_ms: None,
             tokens_per_second: None,
         });
-        Ok(RouteStatus { revision: config.revision.clone(), backends: backends.collect() })
+        Ok(RouteStatus {
+            revision: config.revision.clone(),
+            backends: backends.collect(),
+        })
     }
 
     async fn complete(&self, url: &str, _model: &str, _api_key: Option<&str>) -> Completion {
-        let failed = |message: &str| Completion { status: 0, digest: None, complete: false, message: message.into() };
+        let failed = |message: &str| Completion {
+            status: 0,
+            digest: None,
+            complete: false,
+            message: message.into(),
+        };
         if self.disturb(Kind::Deployment).await.is_err() {
             return failed("connection refused (injected)");
         }
-        let Some((true, data)) = self.behind(url) else { return failed("connection refused") };
-        let config = data.get("run.json").and_then(Value::as_str).and_then(|t| serde_json::from_str::<RunConfig>(t).ok());
-        let Some(config) = config else { return failed("no configuration") };
+        let Some((true, data)) = self.behind(url) else {
+            return failed("connection refused");
+        };
+        let config = data
+            .get("run.json")
+            .and_then(Value::as_str)
+            .and_then(|t| serde_json::from_str::<RunConfig>(t).ok());
+        let Some(config) = config else {
+            return failed("no configuration");
+        };
         let digest = config.inputs.first().map(|input| input.digest.clone());
-        Completion { status: 200, digest, complete: true, message: String::new() }
+        Completion {
+            status: 200,
+            digest,
+            complete: true,
+            message: String::new(),
+        }
     }
 
     async fn delete_artefacts(&self, path: &str, keep: &[String]) -> Result<(), Trouble> {

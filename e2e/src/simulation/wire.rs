@@ -54,10 +54,16 @@ impl Wire {
     /// A client over this wire.
     pub fn client(self: &Arc<Self>) -> kube::Client {
         let wire = self.clone();
-        kube::Client::new(tower::service_fn(move |request| wire.clone().carry(request)), "default")
+        kube::Client::new(
+            tower::service_fn(move |request| wire.clone().carry(request)),
+            "default",
+        )
     }
 
-    async fn carry(self: Arc<Self>, request: Request<Body>) -> Result<Response<bessemer_embedded::api::Body>, BoxError> {
+    async fn carry(
+        self: Arc<Self>,
+        request: Request<Body>,
+    ) -> Result<Response<bessemer_embedded::api::Body>, BoxError> {
         let (parts, body) = request.into_parts();
         let bytes = body.collect_bytes().await?;
         let lease = parts.uri.path().contains("/leases");
@@ -72,7 +78,12 @@ impl Wire {
         } else {
             None
         };
-        if parts.uri.query().is_some_and(|query| query.contains("watch=true")) && self.plan.take_expired() {
+        if parts
+            .uri
+            .query()
+            .is_some_and(|query| query.contains("watch=true"))
+            && self.plan.take_expired()
+        {
             self.api.compact();
         }
         let pass = |bytes: Bytes| {
@@ -87,8 +98,13 @@ impl Wire {
             }
             Some(Fault::Conflict) => Ok(refuse(StatusCode::CONFLICT, "Conflict")),
             Some(Fault::TooMany) => Ok(refuse(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests")),
-            Some(Fault::ServerError) if self.plan.coin() => Ok(refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")),
-            Some(Fault::ServerError) => Ok(refuse(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")),
+            Some(Fault::ServerError) if self.plan.coin() => {
+                Ok(refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"))
+            }
+            Some(Fault::ServerError) => Ok(refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "ServiceUnavailable",
+            )),
             Some(Fault::Slow) => {
                 tokio::time::sleep(self.plan.delay(100, 25_000)).await;
                 pass(bytes).await
@@ -120,19 +136,29 @@ impl Wire {
         if *method == Method::DELETE && text(&body, "/preconditions/uid").is_empty() {
             self.complain(format!("P3: DELETE {path} without uid"));
         }
-        if *method == Method::POST && !path.ends_with("/events") && text(&body, "/metadata/name").is_empty() {
+        if *method == Method::POST
+            && !path.ends_with("/events")
+            && text(&body, "/metadata/name").is_empty()
+        {
             self.complain(format!("C10: POST {path} without a name of its own"));
         }
         if *method == Method::PATCH && path.ends_with("/status") {
             let uid = text(&body, "/metadata/uid");
             if uid.is_empty() || text(&body, "/metadata/resourceVersion").is_empty() {
-                self.complain(format!("P3: status of {path} without uid and resourceVersion"));
+                self.complain(format!(
+                    "P3: status of {path} without uid and resourceVersion"
+                ));
             }
-            let generation = body.pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or(0);
+            let generation = body
+                .pointer("/status/observedGeneration")
+                .and_then(Value::as_i64)
+                .unwrap_or(0);
             let mut observed = self.observed.lock();
             let known = observed.entry(uid.to_owned()).or_default();
             if generation < *known {
-                self.complain(format!("P7: observedGeneration of {path} fell from {known} to {generation}"));
+                self.complain(format!(
+                    "P7: observedGeneration of {path} fell from {known} to {generation}"
+                ));
             }
             *known = generation.max(*known);
         }
@@ -140,7 +166,10 @@ impl Wire {
 }
 
 fn lost() -> BoxError {
-    Box::new(std::io::Error::new(std::io::ErrorKind::ConnectionReset, "connection lost (injected)"))
+    Box::new(std::io::Error::new(
+        std::io::ErrorKind::ConnectionReset,
+        "connection lost (injected)",
+    ))
 }
 
 fn refuse(code: StatusCode, reason: &str) -> Response<bessemer_embedded::api::Body> {
@@ -157,17 +186,28 @@ fn concerns(path: &str, bytes: &[u8]) -> Option<(Kind, Step)> {
     let parts: Vec<&str> = path.split('/').collect();
     if path.contains("/events") {
         let word = text(&body, "/regarding/kind");
-        return Kind::ALL.into_iter().find(|kind| kind.name() == word).map(|kind| (kind, Step::Publish));
+        return Kind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == word)
+            .map(|kind| (kind, Step::Publish));
     }
     if path.starts_with("/apis/bessemer.dev/") {
-        let kind = Kind::ALL.into_iter().find(|kind| parts.contains(&kind.plural()))?;
-        let step = if path.ends_with("/status") { Step::Publish } else { Step::Execute };
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|kind| parts.contains(&kind.plural()))?;
+        let step = if path.ends_with("/status") {
+            Step::Publish
+        } else {
+            Step::Execute
+        };
         return Some((kind, step));
     }
     let name = match text(&body, "/metadata/name") {
         "" => *parts.last()?,
         name => name,
     };
-    let kind = Kind::ALL.into_iter().find(|kind| name.starts_with(&format!("{}-", kind.short())))?;
+    let kind = Kind::ALL
+        .into_iter()
+        .find(|kind| name.starts_with(&format!("{}-", kind.short())))?;
     Some((kind, Step::Execute))
 }
