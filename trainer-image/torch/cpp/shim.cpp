@@ -91,7 +91,11 @@ char* bessemer_torch_clear_gradients(const Handle* tensors, size_t count) {
 
 // Refuses (true) or allows operations that have no deterministic implementation.
 char* bessemer_torch_deterministic(bool on) {
-  return guarded([&] { at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false); });
+  return guarded([&] {
+    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
+    // A guard against reading uninitialised memory, which would cost a pass over every new tensor.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  });
 }
 
 }  // extern "C"

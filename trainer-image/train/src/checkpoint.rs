@@ -103,7 +103,7 @@ pub(crate) fn directory(root: &Path, step: u64) -> PathBuf {
 }
 
 /// Writes the checkpoint of `state.step` below `root` and returns its directory. It appears under its name only
-/// when it is complete and on disk.
+/// when it is complete and on disk; a failure leaves nothing behind.
 pub(crate) fn write(
     root: &Path,
     state: &State,
@@ -115,7 +115,28 @@ pub(crate) fn write(
     if partial.exists() {
         std::fs::remove_dir_all(&partial).map_err(Error::file(&partial))?;
     }
-    std::fs::create_dir_all(&partial).map_err(Error::file(&partial))?;
+    if let Err(error) = fill(&partial, state, weights, moments) {
+        // The disk may be full: give back what was taken. The first error is the one to tell.
+        let _ = std::fs::remove_dir_all(&partial);
+        return Err(error);
+    }
+    if target.exists() {
+        std::fs::remove_dir_all(&target).map_err(Error::file(&target))?;
+    }
+    std::fs::rename(&partial, &target).map_err(Error::file(&target))?;
+    let root_file = std::fs::File::open(root).map_err(Error::file(root))?;
+    root_file.sync_all().map_err(Error::file(root))?;
+    Ok(target)
+}
+
+/// Writes all files of a checkpoint to `partial`.
+fn fill(
+    partial: &Path,
+    state: &State,
+    weights: &BTreeMap<String, Tensor>,
+    moments: &BTreeMap<String, Tensor>,
+) -> Result<(), Error> {
+    std::fs::create_dir_all(partial).map_err(Error::file(partial))?;
     write_safetensors(&partial.join(MODEL), weights)?;
     write_safetensors(&partial.join(OPTIMIZER), moments)?;
     let mut state = state.clone();
@@ -138,14 +159,7 @@ pub(crate) fn write(
     let mut file = std::fs::File::create(&path).map_err(Error::file(&path))?;
     file.write_all(serde_json::to_string(&sealed).map_err(json)?.as_bytes())
         .map_err(Error::file(&path))?;
-    file.sync_all().map_err(Error::file(&path))?;
-    if target.exists() {
-        std::fs::remove_dir_all(&target).map_err(Error::file(&target))?;
-    }
-    std::fs::rename(&partial, &target).map_err(Error::file(&target))?;
-    let root_file = std::fs::File::open(root).map_err(Error::file(root))?;
-    root_file.sync_all().map_err(Error::file(root))?;
-    Ok(target)
+    file.sync_all().map_err(Error::file(&path))
 }
 
 /// Reads and verifies the checkpoint in `path`.
@@ -301,6 +315,17 @@ mod tests {
             newest(root.path(), "f"),
             Err(Error::Damaged { .. })
         ));
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing_behind() {
+        let root = tempfile::tempdir().unwrap();
+        let (state, mut tensors) = sample(4);
+        // A kind that the format lacks fails after the first file.
+        let weights = std::mem::take(&mut tensors);
+        let moments = BTreeMap::from([("m".to_owned(), Tensor::from_slice(&[true]))]);
+        assert!(write(root.path(), &state, &weights, &moments).is_err());
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
     #[test]

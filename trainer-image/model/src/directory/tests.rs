@@ -229,3 +229,55 @@ fn the_chat_template_comes_with_the_tokenizer() {
         std::fs::read(next.path().join(TOKENIZER_CONFIG_FILE)).unwrap()
     );
 }
+
+/// Needs a Python with transformers, named by BESSEMER_PEER_PYTHON; `make parity` runs it.
+#[test]
+#[ignore = "needs transformers"]
+fn parity_transformers_loads_what_we_export() {
+    let Some(python) = std::env::var_os("BESSEMER_PEER_PYTHON") else {
+        println!("skipped: BESSEMER_PEER_PYTHON names no Python with transformers");
+        return;
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/load.py");
+    let llama = Config::llama(61, 2, (4, 2), 32, 48, 48);
+    let tied = Config {
+        tied_embeddings: true,
+        rope_base: 700.0,
+        ..llama.clone()
+    };
+    let gpt2 = Config::gpt2(61, 2, 4, 32, 48);
+    let bare = Config {
+        bias: false,
+        ..gpt2.clone()
+    };
+    for config in [llama, tied, gpt2, bare] {
+        let target = tempfile::tempdir().unwrap();
+        let model = Model::new(config.clone(), 5, Kind::Float, Device::Cpu).unwrap();
+        tch::no_grad(|| {
+            for parameter in model.weights() {
+                let _ = parameter.tensor.shallow_clone().g_mul_scalar_(8.0);
+            }
+        });
+        Directory::new(target.path()).save(&model, &[0]).unwrap();
+        let output = std::process::Command::new(&python)
+            .env_remove("LD_LIBRARY_PATH")
+            .arg(&script)
+            .arg(target.path())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let wanted: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let tokens = Tensor::from_slice(&integers(&wanted["ids"])).unsqueeze(0);
+        let logits = model.forward(&tokens).unwrap();
+        let wanted = Tensor::from_slice(&numbers(&wanted["logits"])).view_as(&logits);
+        let difference = (logits.to_kind(Kind::Double) - wanted)
+            .abs()
+            .max()
+            .double_value(&[]);
+        assert!(difference < 1e-4, "{config:?}: {difference}");
+    }
+}
