@@ -1,0 +1,197 @@
+//! Owns the one process of local mode: API, object store, controllers, node agent, operator, wired together. Each of
+//! them is what runs elsewhere too; nothing here is a second implementation.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bessemer_core::Settings;
+use bessemer_embedded::objectstore::{self, Credentials};
+use bessemer_embedded::{Api, Options, controller, node};
+use bessemer_protocol::Storage;
+use clap::Args;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ObjectMeta, Patch, PatchParams};
+use kube::runtime::watcher;
+use kube::{Client, ResourceExt};
+use tokio_util::sync::CancellationToken;
+
+use super::place::{IMAGE, Place};
+use crate::error::Error;
+
+/// Bucket of the local store.
+const BUCKET: &str = "bessemer";
+
+/// Options of the hidden command behind `local up`.
+#[derive(Debug, Args)]
+pub struct DaemonOptions {
+    /// Directory with bessemer-worker.
+    #[arg(long)]
+    worker_dir: PathBuf,
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::Api(error.to_string())
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error> {
+    let _lock = place.lock()?;
+    let _telemetry = bessemer_runtime::telemetry::init("bessemer-local").map_err(failed)?;
+    let stop = CancellationToken::new();
+    let credentials = place.credentials()?;
+
+    // The store first: the operator and the workers need it.
+    std::fs::create_dir_all(place.objects().join(BUCKET)).map_err(Error::file(place.objects()))?;
+    let store_listener = place.listen("objects")?;
+    let store_url = format!("http://{}", address(&store_listener)?);
+    let store_stop = CancellationToken::new();
+    let store = {
+        let (root, credentials, stop) = (place.objects(), credentials.clone(), store_stop.clone());
+        let listener = tokio::net::TcpListener::from_std(store_listener).map_err(Error::file("objects"))?;
+        tokio::spawn(async move { objectstore::serve(listener, &root, &credentials, stop).await })
+    };
+
+    let api_port = place.listen("api")?;
+    let api_address = address(&api_port)?;
+    drop(api_port);
+    let api = open_api(place)?;
+    let server = bessemer_embedded::server::Server::start(api.clone(), &place.api(), api_address).await.map_err(failed)?;
+    let client = Client::new(api, "default");
+    install_definitions(&client).await?;
+
+    let intake = place.listen("progress")?;
+    let intake_address = address(&intake)?;
+    drop(intake);
+    let storage = Storage {
+        endpoint: Some(store_url),
+        region: "us-east-1".into(),
+        bucket: BUCKET.into(),
+        prefix: String::new(),
+    };
+    let mut settings = Settings::new(storage, IMAGE);
+    settings.local = true;
+    settings.progress_url = Some(format!("http://{intake_address}"));
+    settings.otlp_endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
+    settings.threads = std::thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(1));
+    let mut config = bessemer_runtime::Config::new(settings);
+    config.intake_address = Some(intake_address);
+
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(controller::run(client.clone(), stop.clone()));
+    tasks.spawn(share_credentials(client.clone(), credentials, stop.clone()));
+    let library_path = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let agent = node::Agent::new(
+        client.clone(),
+        node::Config {
+            directory: place.pods(),
+            images: vec![(IMAGE.into(), options.worker_dir.clone())],
+            environment: vec![("LD_LIBRARY_PATH".into(), library_path)],
+        },
+    );
+    let agent_stop = CancellationToken::new();
+    let agent_task = tokio::spawn(agent.run(agent_stop.clone()));
+    let operator = tokio::spawn(bessemer_runtime::run(client, config, stop.clone()));
+
+    std::fs::write(place.ready(), server.url()).map_err(Error::file(place.ready()))?;
+    tracing::info!(url = server.url(), directory = %place.root().display(), "the local control plane runs");
+    let outcome = tokio::select! {
+        () = terminated() => Ok(()),
+        ended = operator => match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(failed(error)),
+            Err(error) => Err(failed(error)),
+        },
+    };
+    let _ = std::fs::remove_file(place.ready());
+    // Workers stop first, so that they can still write their checkpoints; the store goes last.
+    agent_stop.cancel();
+    let _ = agent_task.await;
+    stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    server.stop().await;
+    store_stop.cancel();
+    let _ = store.await;
+    outcome
+}
+
+fn address(listener: &std::net::TcpListener) -> Result<SocketAddr, Error> {
+    listener.local_addr().map_err(Error::file("127.0.0.1"))
+}
+
+/// The API over its directory.
+fn open_api(place: &Place) -> Result<Api, Error> {
+    let directory = place.api();
+    std::fs::create_dir_all(&directory).map_err(Error::file(&directory))?;
+    let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as u64);
+    let mut options = Options::memory(Arc::new(bessemer_embedded::clock::SystemClock), seed);
+    options.storage = Box::new(bessemer_embedded::storage::Disk::open(&directory).map_err(failed)?);
+    options.logs = Some(Arc::new(node::Logs::new(place.pods())));
+    options.issuer = Some(Arc::new(bessemer_embedded::token::Issuer::open(&directory).map_err(failed)?));
+    Api::open(options).map_err(failed)
+}
+
+/// Installs Bessemer's definitions and waits until they serve.
+async fn install_definitions(client: &Client) -> Result<(), Error> {
+    let api: kube::Api<CustomResourceDefinition> = kube::Api::all(client.clone());
+    for definition in bessemer_api::definitions() {
+        let params = PatchParams::apply("bessemer/definitions").force();
+        api.patch(&definition.name_any(), &params, &Patch::Apply(&definition)).await?;
+        let established = kube::runtime::conditions::is_crd_established();
+        kube::runtime::wait::await_condition(api.clone(), &definition.name_any(), established).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Puts the store's keys into every namespace, as an administrator does in a cluster.
+async fn share_credentials(client: Client, credentials: Credentials, stop: CancellationToken) {
+    use futures::{StreamExt, TryStreamExt};
+    use kube::runtime::WatchStreamExt;
+    let namespaces: kube::Api<Namespace> = kube::Api::all(client.clone());
+    let mut events = watcher::watcher(namespaces, watcher::Config::default()).default_backoff().applied_objects().boxed();
+    loop {
+        let next = tokio::select! {
+            () = stop.cancelled() => return,
+            next = events.try_next() => next,
+        };
+        let namespace = match next {
+            Ok(Some(namespace)) => namespace.name_any(),
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%error, "the watch of namespaces failed; it is tried again");
+                continue;
+            }
+        };
+        if namespace.starts_with("kube-") {
+            continue;
+        }
+        let secret = Secret {
+            metadata: ObjectMeta { name: Some("bessemer-storage".into()), ..ObjectMeta::default() },
+            string_data: Some(
+                [
+                    ("AWS_ACCESS_KEY_ID".to_string(), credentials.access_key.clone()),
+                    ("AWS_SECRET_ACCESS_KEY".to_string(), credentials.secret_key.clone()),
+                ]
+                .into(),
+            ),
+            ..Secret::default()
+        };
+        let secrets: kube::Api<Secret> = kube::Api::namespaced(client.clone(), &namespace);
+        let params = PatchParams::apply("bessemer/local").force();
+        if let Err(error) = secrets.patch("bessemer-storage", &params, &Patch::Apply(&secret)).await {
+            tracing::warn!(%error, namespace, "the store's keys could not be written; workers there will be refused");
+        }
+    }
+}
+
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}

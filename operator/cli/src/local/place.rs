@@ -1,0 +1,162 @@
+//! Owns the state directory of a local control plane: names of its files, lock, keys and ports that stay.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use bessemer_embedded::objectstore::Credentials;
+use rustix::process::Pid;
+
+use crate::error::Error;
+
+/// Image name that the node agent maps to the binaries of this build.
+pub const IMAGE: &str = "bessemer/trainer:local";
+
+/// A state directory.
+#[derive(Clone, Debug)]
+pub struct Place {
+    root: PathBuf,
+}
+
+impl Place {
+    /// The given directory, or `$XDG_STATE_HOME/bessemer`.
+    pub fn new(given: Option<PathBuf>) -> Result<Self, Error> {
+        let root = given
+            .or_else(|| Some(PathBuf::from(std::env::var_os("XDG_STATE_HOME")?).join("bessemer")))
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state/bessemer")))
+            .ok_or(Error::Missing { what: "a state directory", path: "$HOME".into(), hint: "give --dir" })?;
+        Ok(Self { root: std::path::absolute(&root).map_err(Error::file(&root))? })
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Objects of the API and its keys.
+    pub fn api(&self) -> PathBuf {
+        self.root.join("api")
+    }
+
+    /// Objects of the store.
+    pub fn objects(&self) -> PathBuf {
+        self.root.join("objects")
+    }
+
+    /// Directories of pods.
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    /// The kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.root.join("api").join("kubeconfig")
+    }
+
+    /// Output of the daemon.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("daemon.log")
+    }
+
+    /// Exists while the daemon answers.
+    pub fn ready(&self) -> PathBuf {
+        self.root.join("daemon.ready")
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.root.join("daemon.lock")
+    }
+
+    /// Takes the directory for this process; the kernel gives it back when the process ends, however it ends.
+    pub fn lock(&self) -> Result<File, Error> {
+        let path = self.lock_file();
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(Error::file(&path))?;
+        match file.try_lock() {
+            Ok(()) => {
+                std::fs::write(self.root.join("daemon.pid"), std::process::id().to_string())
+                    .map_err(Error::file(&path))?;
+                Ok(file)
+            }
+            Err(TryLockError::WouldBlock) => Err(Error::AlreadyRunning(self.root.clone())),
+            Err(TryLockError::Error(source)) => Err(Error::File { path, source }),
+        }
+    }
+
+    /// Whether a daemon holds the directory.
+    pub fn is_running(&self) -> bool {
+        File::open(self.lock_file()).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Process id of the daemon that last held the directory.
+    pub fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(std::fs::read_to_string(self.root.join("daemon.pid")).ok()?.trim().parse().ok()?)
+    }
+
+    /// Keys of the object store, made on first use.
+    pub fn credentials(&self) -> Result<Credentials, Error> {
+        let path = self.root.join("credentials");
+        let secret_key = match std::fs::read_to_string(&path) {
+            Ok(text) => text.trim().to_string(),
+            Err(_) => {
+                let mut random = [0; 24];
+                File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).map_err(Error::file("/dev/urandom"))?;
+                let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+                private(&path, &secret)?;
+                secret
+            }
+        };
+        Ok(Credentials { access_key: "bessemer".into(), secret_key })
+    }
+
+    /// A loopback port that stays the same over restarts, since addresses are rendered into objects.
+    pub fn listen(&self, purpose: &str) -> Result<std::net::TcpListener, Error> {
+        let file = self.root.join(format!("port.{purpose}"));
+        let remembered = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u16>().ok());
+        let port = remembered.unwrap_or(0);
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).map_err(|source| match source.kind() {
+            std::io::ErrorKind::AddrInUse => Error::PortInUse { port, file: file.clone() },
+            _ => Error::File { path: format!("127.0.0.1:{port}").into(), source },
+        })?;
+        let port = listener.local_addr().map_err(Error::file(&file))?.port();
+        std::fs::write(&file, port.to_string()).map_err(Error::file(&file))?;
+        listener.set_nonblocking(true).map_err(Error::file(&file))?;
+        Ok(listener)
+    }
+}
+
+/// Writes a file that only its owner reads.
+fn private(path: &Path, text: &str) -> Result<(), Error> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(Error::file(path))?;
+    file.write_all(text.as_bytes()).map_err(Error::file(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_holder_and_its_ports_and_keys_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::new(Some(directory.path().into())).unwrap();
+        assert!(!place.is_running());
+        let lock = place.lock().unwrap();
+        assert!(place.is_running());
+        assert!(matches!(place.lock(), Err(Error::AlreadyRunning(_))));
+        drop(lock);
+        assert!(!place.is_running());
+        assert_eq!(place.credentials().unwrap(), place.credentials().unwrap());
+        let port = place.listen("a").unwrap().local_addr().unwrap().port();
+        let again = place.listen("a").unwrap();
+        assert_eq!(again.local_addr().unwrap().port(), port);
+        assert!(place.listen("a").unwrap_err().to_string().contains(&format!("port {port}")));
+    }
+}
