@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use k8s_openapi::Resource as Described;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use kube::core::ApiResource;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -26,7 +28,16 @@ pub enum Action {
     /// Merge patch; carries a resourceVersion or uid where it matters.
     Patch(ApiResource, Key, Box<Value>),
     /// Delete exactly the object with this uid.
-    Delete { resource: ApiResource, key: Key, uid: String, propagation: PropagationPolicy },
+    Delete {
+        /// Its kind.
+        resource: ApiResource,
+        /// Its name.
+        key: Key,
+        /// Its uid; another object of that name stays.
+        uid: String,
+        /// What becomes of its dependents.
+        propagation: PropagationPolicy,
+    },
     /// Say something to whoever reads events.
     Event(Box<Note>),
 }
@@ -96,8 +107,17 @@ pub fn short_hash(parts: &[&str]) -> String {
     // Kubernetes' own safe alphabet: no vowels, so no words, and no 0, 1, 3.
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let digest = hasher.finalize();
-    let letter = |byte: &u8| ALPHABET.get(usize::from(*byte) % ALPHABET.len()).copied().unwrap_or(b'b');
-    digest.iter().take(10).map(|byte| char::from(letter(byte))).collect()
+    let letter = |byte: &u8| {
+        ALPHABET
+            .get(usize::from(*byte) % ALPHABET.len())
+            .copied()
+            .unwrap_or(b'b')
+    };
+    digest
+        .iter()
+        .take(10)
+        .map(|byte| char::from(letter(byte)))
+        .collect()
 }
 
 /// `prefix-suffix` within the 63 characters of a label value.
@@ -126,7 +146,11 @@ fn code(error: &kube::Error) -> u16 {
 ///
 /// # Errors
 /// The first failure; what was already done is not undone, planning again sees it.
-pub async fn execute(client: &Client, now: Timestamp, actions: Vec<Action>) -> Result<(), ActionError> {
+pub async fn execute(
+    client: &Client,
+    now: Timestamp,
+    actions: Vec<Action>,
+) -> Result<(), ActionError> {
     for action in actions {
         execute_one(client, now, action).await?;
     }
@@ -142,30 +166,49 @@ async fn execute_one(client: &Client, now: Timestamp, action: Action) -> Result<
             let result = api(client, &resource, &namespace)
                 .replace_status(&object.name_any(), &PostParams::default(), &object)
                 .await;
-            result.map(drop).map_err(|e| failed("update status of", &resource, &object.name_any(), e))
+            result
+                .map(drop)
+                .map_err(|e| failed("update status of", &resource, &object.name_any(), e))
         }
         Action::Replace(resource, object) => {
             let object: DynamicObject = serde_json::from_value(*object)?;
             let namespace = object.namespace().unwrap_or_default();
-            let result =
-                api(client, &resource, &namespace).replace(&object.name_any(), &PostParams::default(), &object).await;
-            result.map(drop).map_err(|e| failed("update", &resource, &object.name_any(), e))
+            let result = api(client, &resource, &namespace)
+                .replace(&object.name_any(), &PostParams::default(), &object)
+                .await;
+            result
+                .map(drop)
+                .map_err(|e| failed("update", &resource, &object.name_any(), e))
         }
         Action::Patch(resource, key, patch) => {
             let api = api(client, &resource, &key.namespace);
-            match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(*patch)).await {
+            match api
+                .patch(&key.name, &PatchParams::default(), &Patch::Merge(*patch))
+                .await
+            {
                 Ok(_) => Ok(()),
                 Err(e) if code(&e) == 404 => Ok(()),
                 Err(e) => Err(failed("patch", &resource, &key.name, e)),
             }
         }
-        Action::Delete { resource, key, uid, propagation } => {
+        Action::Delete {
+            resource,
+            key,
+            uid,
+            propagation,
+        } => {
             let params = DeleteParams {
                 propagation_policy: Some(propagation),
-                preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),
+                preconditions: Some(Preconditions {
+                    uid: Some(uid),
+                    resource_version: None,
+                }),
                 ..DeleteParams::default()
             };
-            match api(client, &resource, &key.namespace).delete(&key.name, &params).await {
+            match api(client, &resource, &key.namespace)
+                .delete(&key.name, &params)
+                .await
+            {
                 Ok(_) => Ok(()),
                 // Gone, or another object has taken the name: either way ours is gone.
                 Err(e) if matches!(code(&e), 404 | 409) => Ok(()),
@@ -180,7 +223,10 @@ async fn execute_one(client: &Client, now: Timestamp, action: Action) -> Result<
 }
 
 fn failed(what: &str, resource: &ApiResource, name: &str, source: kube::Error) -> ActionError {
-    ActionError::Api { what: format!("{what} {} {name}", resource.kind), source: Box::new(source) }
+    ActionError::Api {
+        what: format!("{what} {} {name}", resource.kind),
+        source: Box::new(source),
+    }
 }
 
 async fn create(client: &Client, resource: &ApiResource, object: Value) -> Result<(), ActionError> {
@@ -205,14 +251,25 @@ async fn create(client: &Client, resource: &ApiResource, object: Value) -> Resul
 
 /// Writes an event, or counts it up where the same was said before. Events are best effort.
 pub async fn note_down(client: &Client, now: Timestamp, note: &Note) {
-    let namespace = note.about.namespace.clone().unwrap_or_else(|| "default".into());
+    let namespace = note
+        .about
+        .namespace
+        .clone()
+        .unwrap_or_else(|| "default".into());
     let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
     let about = note.about.name.clone().unwrap_or_default();
     let uid = note.about.uid.clone().unwrap_or_default();
     let field = note.about.field_path.clone().unwrap_or_default();
-    let name = format!("{about}.{}", short_hash(&[&uid, &note.reason, &note.message, &field, note.component]));
+    let name = format!(
+        "{about}.{}",
+        short_hash(&[&uid, &note.reason, &note.message, &field, note.component])
+    );
     let event = Event {
-        metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace), ..Default::default() },
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(namespace),
+            ..Default::default()
+        },
         involved_object: note.about.clone(),
         type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
         reason: Some(note.reason.clone()),
@@ -221,7 +278,10 @@ pub async fn note_down(client: &Client, now: Timestamp, note: &Note) {
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
         event_time: None::<MicroTime>,
-        source: Some(EventSource { component: Some(note.component.to_owned()), host: None }),
+        source: Some(EventSource {
+            component: Some(note.component.to_owned()),
+            host: None,
+        }),
         reporting_component: Some(note.component.to_owned()),
         reporting_instance: Some(note.component.to_owned()),
         ..Default::default()
@@ -231,7 +291,9 @@ pub async fn note_down(client: &Client, now: Timestamp, note: &Note) {
             Ok(Some(old)) => {
                 let count = old.count.unwrap_or(1).saturating_add(1);
                 let patch = json!({"count": count, "lastTimestamp": Time(now)});
-                api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+                api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+                    .await
+                    .map(drop)
             }
             Ok(None) => Ok(()),
             Err(error) => Err(error),

@@ -7,8 +7,8 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use kube::runtime::watcher::{self, Event};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt};
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
@@ -27,7 +27,10 @@ pub struct Key {
 impl Key {
     /// The key of an object.
     pub fn of<K: ResourceExt>(object: &K) -> Self {
-        Self { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+        Self {
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+        }
     }
 }
 
@@ -70,7 +73,11 @@ impl<K: ResourceExt> Objects<K> {
 
 /// The uid of the owner that controls `object`.
 pub fn controller_uid<K: ResourceExt>(object: &K) -> Option<String> {
-    object.owner_references().iter().find(|o| o.controller == Some(true)).map(|o| o.uid.clone())
+    object
+        .owner_references()
+        .iter()
+        .find(|o| o.controller == Some(true))
+        .map(|o| o.uid.clone())
 }
 
 /// The store of one kind; cheap to clone.
@@ -81,7 +88,10 @@ pub struct Store<K> {
 
 impl<K> Clone for Store<K> {
     fn clone(&self) -> Self {
-        Self { objects: self.objects.clone(), ready: self.ready.clone() }
+        Self {
+            objects: self.objects.clone(),
+            ready: self.ready.clone(),
+        }
     }
 }
 
@@ -98,17 +108,24 @@ impl<K: ResourceExt> Store<K> {
 
     /// Objects of one namespace.
     pub fn namespaced(&self, namespace: &str) -> Vec<Arc<K>> {
-        let from = Key { namespace: namespace.to_owned(), name: String::new() };
+        let from = Key {
+            namespace: namespace.to_owned(),
+            name: String::new(),
+        };
         let objects = self.objects.read();
         let range = objects.by_key.range(from..);
-        range.take_while(|(key, _)| key.namespace == namespace).map(|(_, object)| object.clone()).collect()
+        range
+            .take_while(|(key, _)| key.namespace == namespace)
+            .map(|(_, object)| object.clone())
+            .collect()
     }
 
     /// Objects that `uid` controls, in key order.
     pub fn controlled_by(&self, uid: &str) -> Vec<Arc<K>> {
         let objects = self.objects.read();
         let keys = objects.by_owner.get(uid).into_iter().flatten();
-        keys.filter_map(|key| objects.by_key.get(key).cloned()).collect()
+        keys.filter_map(|key| objects.by_key.get(key).cloned())
+            .collect()
     }
 
     /// Waits until the first list is complete.
@@ -128,9 +145,15 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let api: Api<K> = Api::all(client.clone());
-    let objects = Arc::new(RwLock::new(Objects { by_key: BTreeMap::new(), by_owner: HashMap::new() }));
+    let objects = Arc::new(RwLock::new(Objects {
+        by_key: BTreeMap::new(),
+        by_owner: HashMap::new(),
+    }));
     let (ready_tx, ready) = watch::channel(false);
-    let store = Store { objects: objects.clone(), ready };
+    let store = Store {
+        objects: objects.clone(),
+        ready,
+    };
     tokio::spawn(async move {
         let config = watcher::Config::default().timeout(200);
         let mut events = watcher::watcher(api, config).default_backoff().boxed();
@@ -142,7 +165,9 @@ where
             };
             match event {
                 Some(Ok(event)) => apply(event, &objects, &mut relisted, &changed, &ready_tx),
-                Some(Err(error)) => tracing::debug!(kind = %K::kind(&()), %error, "watch failed; trying again"),
+                Some(Err(error)) => {
+                    tracing::debug!(kind = %K::kind(&()), %error, "watch failed; trying again")
+                }
                 None => return,
             }
         }
@@ -167,7 +192,9 @@ fn apply<K: ResourceExt>(
             let old = objects.write().insert(object);
             let new = objects.read().by_key.get(&key).cloned();
             // An object that lost its owner concerns the old owner too.
-            if let Some(old) = old.filter(|old| new.as_deref().map(controller_uid) != Some(controller_uid(&**old))) {
+            if let Some(old) =
+                old.filter(|old| new.as_deref().map(controller_uid) != Some(controller_uid(&**old)))
+            {
                 changed(&old);
             }
             if let Some(new) = new {
@@ -176,7 +203,13 @@ fn apply<K: ResourceExt>(
         }
         Event::InitDone => {
             let seen = relisted.take().unwrap_or_default();
-            let gone: Vec<Key> = objects.read().by_key.keys().filter(|k| !seen.contains(k)).cloned().collect();
+            let gone: Vec<Key> = objects
+                .read()
+                .by_key
+                .keys()
+                .filter(|k| !seen.contains(k))
+                .cloned()
+                .collect();
             for key in gone {
                 if let Some(old) = objects.write().remove(&key) {
                     changed(&old);

@@ -24,10 +24,15 @@ const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Decides the sizes of the ReplicaSets, their cleanup, and the status.
 pub fn plan(deployment: &Deployment, sets: &[Arc<ReplicaSet>], now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    let Some(spec) = &deployment.spec else { return plan };
+    let Some(spec) = &deployment.spec else {
+        return plan;
+    };
     let hash = template_hash(spec);
     let new = sets.iter().find(|s| s.labels().get(HASH) == Some(&hash));
-    let old: Vec<&Arc<ReplicaSet>> = sets.iter().filter(|s| s.labels().get(HASH) != Some(&hash)).collect();
+    let old: Vec<&Arc<ReplicaSet>> = sets
+        .iter()
+        .filter(|s| s.labels().get(HASH) != Some(&hash))
+        .collect();
     if deployment.metadata.deletion_timestamp.is_none() {
         if spec.paused != Some(true) {
             roll(deployment, spec, &hash, new, &old, &mut plan);
@@ -38,7 +43,10 @@ pub fn plan(deployment: &Deployment, sets: &[Arc<ReplicaSet>], now: Timestamp) -
     if deployment.status.as_ref() != Some(&status) {
         let mut object = deployment.clone();
         object.status = Some(status);
-        plan.actions.push(Action::ReplaceStatus(resource::<Deployment>(), Box::new(encode(&object))));
+        plan.actions.push(Action::ReplaceStatus(
+            resource::<Deployment>(),
+            Box::new(encode(&object)),
+        ));
     }
     plan
 }
@@ -53,11 +61,17 @@ fn size(set: &ReplicaSet) -> i32 {
 }
 
 fn available(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
+    set.status
+        .as_ref()
+        .and_then(|s| s.available_replicas)
+        .unwrap_or(0)
 }
 
 fn revision(set: &ReplicaSet) -> i64 {
-    set.annotations().get(REVISION).and_then(|r| r.parse().ok()).unwrap_or(0)
+    set.annotations()
+        .get(REVISION)
+        .and_then(|r| r.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Resolves a count or percentage of `whole`.
@@ -67,7 +81,11 @@ fn share(value: Option<&IntOrString>, whole: i32, round_up: bool) -> i32 {
         Some(IntOrString::String(text)) => {
             let percent: i32 = text.trim_end_matches('%').parse().unwrap_or(25);
             let product = percent.saturating_mul(whole);
-            if round_up { (product + 99) / 100 } else { product / 100 }
+            if round_up {
+                (product + 99) / 100
+            } else {
+                product / 100
+            }
         }
         None => share(Some(&IntOrString::String("25%".into())), whole, round_up),
     }
@@ -75,10 +93,21 @@ fn share(value: Option<&IntOrString>, whole: i32, round_up: bool) -> i32 {
 
 /// maxSurge and maxUnavailable in pods; never both zero.
 fn bounds(spec: &DeploymentSpec, wanted: i32) -> (i32, i32) {
-    let rolling = spec.strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
+    let rolling = spec
+        .strategy
+        .as_ref()
+        .and_then(|s| s.rolling_update.as_ref());
     let surge = share(rolling.and_then(|r| r.max_surge.as_ref()), wanted, true);
-    let unavailable = share(rolling.and_then(|r| r.max_unavailable.as_ref()), wanted, false);
-    if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }
+    let unavailable = share(
+        rolling.and_then(|r| r.max_unavailable.as_ref()),
+        wanted,
+        false,
+    );
+    if surge == 0 && unavailable == 0 {
+        (0, 1)
+    } else {
+        (surge, unavailable)
+    }
 }
 
 fn roll(
@@ -92,7 +121,10 @@ fn roll(
     let wanted = spec.replicas.unwrap_or(1);
     let recreate = spec.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate");
     let old_size: i32 = old.iter().map(|s| size(s)).sum();
-    let old_pods: i32 = old.iter().map(|s| s.status.as_ref().map_or(0, |s| s.replicas)).sum();
+    let old_pods: i32 = old
+        .iter()
+        .map(|s| s.status.as_ref().map_or(0, |s| s.replicas))
+        .sum();
     let (surge, unavailable) = bounds(spec, wanted);
     let Some(new) = new else {
         let first = if recreate {
@@ -110,16 +142,26 @@ fn roll(
     let number = revision(new).max(1);
     if deployment.annotations().get(REVISION) != Some(&number.to_string()) {
         let patch = json!({"metadata": {"annotations": {REVISION: number.to_string()}}});
-        plan.actions.push(Action::Patch(resource::<Deployment>(), Key::of(deployment), Box::new(patch)));
+        plan.actions.push(Action::Patch(
+            resource::<Deployment>(),
+            Key::of(deployment),
+            Box::new(patch),
+        ));
     }
     let highest = old.iter().map(|s| revision(s)).max().unwrap_or(0);
     if revision(new) <= highest {
         // The template of an earlier revision is wanted again: it becomes the newest.
         let patch = json!({"metadata": {"annotations": {REVISION: (highest + 1).to_string()}}});
-        plan.actions.push(Action::Patch(resource::<ReplicaSet>(), Key::of(&**new), Box::new(patch)));
+        plan.actions.push(Action::Patch(
+            resource::<ReplicaSet>(),
+            Key::of(&**new),
+            Box::new(patch),
+        ));
     }
     if recreate {
-        old.iter().filter(|s| size(s) > 0).for_each(|s| scale(deployment, s, 0, plan));
+        old.iter()
+            .filter(|s| size(s) > 0)
+            .for_each(|s| scale(deployment, s, 0, plan));
         if old_size + old_pods == 0 && size(new) != wanted {
             scale(deployment, new, wanted, plan);
         }
@@ -137,10 +179,21 @@ fn roll(
 }
 
 /// Scales old ReplicaSets down: pods that are not available first, then as many as the floor allows.
-fn shrink(deployment: &Deployment, floor: i32, new: &Arc<ReplicaSet>, old: &[&Arc<ReplicaSet>], plan: &mut Plan) {
+fn shrink(
+    deployment: &Deployment,
+    floor: i32,
+    new: &Arc<ReplicaSet>,
+    old: &[&Arc<ReplicaSet>],
+    plan: &mut Plan,
+) {
     let mut spare = available(new) + old.iter().map(|s| available(s)).sum::<i32>() - floor;
     let mut order: Vec<&&Arc<ReplicaSet>> = old.iter().filter(|s| size(s) > 0).collect();
-    order.sort_by_key(|s| (s.metadata.creation_timestamp.clone().map(|t| t.0), s.name_any()));
+    order.sort_by_key(|s| {
+        (
+            s.metadata.creation_timestamp.clone().map(|t| t.0),
+            s.name_any(),
+        )
+    });
     for set in order {
         let unhealthy = (size(set) - available(set)).max(0);
         let healthy = (size(set) - unhealthy).min(spare.max(0));
@@ -159,9 +212,16 @@ fn scale(deployment: &Deployment, set: &ReplicaSet, to: i32, plan: &mut Plan) {
     let patch = json!({
         "metadata": {"resourceVersion": set.resource_version()}, "spec": {"replicas": to}
     });
-    plan.actions.push(Action::Patch(resource::<ReplicaSet>(), Key::of(set), Box::new(patch)));
+    plan.actions.push(Action::Patch(
+        resource::<ReplicaSet>(),
+        Key::of(set),
+        Box::new(patch),
+    ));
     let way = if to > from { "up" } else { "down" };
-    let message = format!("Scaled {way} replica set {} from {from} to {to}", set.name_any());
+    let message = format!(
+        "Scaled {way} replica set {} from {from} to {to}",
+        set.name_any()
+    );
     plan.actions.push(note(deployment, &message));
 }
 
@@ -175,13 +235,27 @@ fn note(deployment: &Deployment, message: &str) -> Action {
     }))
 }
 
-fn make(deployment: &Deployment, spec: &DeploymentSpec, hash: &str, replicas: i32, number: i64, plan: &mut Plan) {
+fn make(
+    deployment: &Deployment,
+    spec: &DeploymentSpec,
+    hash: &str,
+    replicas: i32,
+    number: i64,
+    plan: &mut Plan,
+) {
     let mut template = spec.template.clone();
-    let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
+    let labels = template
+        .metadata
+        .get_or_insert_default()
+        .labels
+        .get_or_insert_default();
     labels.insert(HASH.to_owned(), hash.to_owned());
     let labels = labels.clone();
     let mut selector = spec.selector.clone();
-    selector.match_labels.get_or_insert_default().insert(HASH.to_owned(), hash.to_owned());
+    selector
+        .match_labels
+        .get_or_insert_default()
+        .insert(HASH.to_owned(), hash.to_owned());
     let name = child_name(&deployment.name_any(), hash);
     let set = ReplicaSet {
         metadata: ObjectMeta {
@@ -189,7 +263,9 @@ fn make(deployment: &Deployment, spec: &DeploymentSpec, hash: &str, replicas: i3
             namespace: deployment.namespace(),
             labels: Some(labels),
             annotations: Some([(REVISION.to_owned(), number.to_string())].into()),
-            owner_references: deployment.controller_owner_ref(&()).map(|owner| vec![owner]),
+            owner_references: deployment
+                .controller_owner_ref(&())
+                .map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
         spec: Some(ReplicaSetSpec {
@@ -200,15 +276,23 @@ fn make(deployment: &Deployment, spec: &DeploymentSpec, hash: &str, replicas: i3
         }),
         status: None,
     };
-    plan.actions.push(Action::Create(resource::<ReplicaSet>(), Box::new(encode(&set))));
-    plan.actions.push(note(deployment, &format!("Scaled up replica set {name} from 0 to {replicas}")));
+    plan.actions.push(Action::Create(
+        resource::<ReplicaSet>(),
+        Box::new(encode(&set)),
+    ));
+    plan.actions.push(note(
+        deployment,
+        &format!("Scaled up replica set {name} from 0 to {replicas}"),
+    ));
 }
 
 /// Removes old, empty ReplicaSets beyond the history limit.
 fn tidy(spec: &DeploymentSpec, old: &[&Arc<ReplicaSet>], plan: &mut Plan) {
     let keep = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
     let empty = |s: &&&Arc<ReplicaSet>| {
-        size(s) == 0 && s.status.as_ref().is_none_or(|s| s.replicas == 0) && s.metadata.deletion_timestamp.is_none()
+        size(s) == 0
+            && s.status.as_ref().is_none_or(|s| s.replicas == 0)
+            && s.metadata.deletion_timestamp.is_none()
     };
     let mut gone: Vec<&&Arc<ReplicaSet>> = old.iter().filter(empty).collect();
     gone.sort_by_key(|s| std::cmp::Reverse(revision(s)));
@@ -234,7 +318,12 @@ fn status(
     let count = |of: &dyn Fn(&ReplicaSet) -> i32| sets.iter().map(|s| of(s)).sum::<i32>();
     let pods = |s: &ReplicaSet| s.status.as_ref().map_or(0, |s| s.replicas);
     let total = count(&pods);
-    let ready = count(&|s| s.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0));
+    let ready = count(&|s| {
+        s.status
+            .as_ref()
+            .and_then(|s| s.ready_replicas)
+            .unwrap_or(0)
+    });
     let serving = count(&available);
     let updated = new.map_or(0, |s| pods(s));
     let some = |n: i32| Some(n).filter(|n| *n > 0);
@@ -251,10 +340,26 @@ fn status(
     let (_, unavailable) = bounds(spec, wanted);
     if serving >= wanted - unavailable {
         let message = "Deployment has minimum availability.";
-        condition(&mut status, "Available", "True", "MinimumReplicasAvailable", message, now, false);
+        condition(
+            &mut status,
+            "Available",
+            "True",
+            "MinimumReplicasAvailable",
+            message,
+            now,
+            false,
+        );
     } else {
         let message = "Deployment does not have minimum availability.";
-        condition(&mut status, "Available", "False", "MinimumReplicasUnavailable", message, now, false);
+        condition(
+            &mut status,
+            "Available",
+            "False",
+            "MinimumReplicasUnavailable",
+            message,
+            now,
+            false,
+        );
     }
     progress(deployment, spec, &old, &mut status, new, now, plan);
     status
@@ -278,30 +383,68 @@ fn progress(
         && n(status.available_replicas) == wanted;
     if complete {
         let message = format!("ReplicaSet \"{name}\" has successfully progressed.");
-        condition(status, "Progressing", "True", "NewReplicaSetAvailable", &message, now, false);
+        condition(
+            status,
+            "Progressing",
+            "True",
+            "NewReplicaSetAvailable",
+            &message,
+            now,
+            false,
+        );
         return;
     }
     let advanced = n(status.updated_replicas) > n(old.updated_replicas)
         || n(status.ready_replicas) > n(old.ready_replicas)
         || n(status.available_replicas) > n(old.available_replicas)
         || status.observed_generation != old.observed_generation
-        || n(status.replicas) - n(status.updated_replicas) < n(old.replicas) - n(old.updated_replicas);
-    let standing = status.conditions.iter().flatten().find(|c| c.type_ == "Progressing").cloned();
+        || n(status.replicas) - n(status.updated_replicas)
+            < n(old.replicas) - n(old.updated_replicas);
+    let standing = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "Progressing")
+        .cloned();
     if advanced || standing.is_none() {
         let (reason, message) = if new.is_some() {
-            ("ReplicaSetUpdated", format!("ReplicaSet \"{name}\" is progressing."))
+            (
+                "ReplicaSetUpdated",
+                format!("ReplicaSet \"{name}\" is progressing."),
+            )
         } else {
-            ("NewReplicaSetCreated", format!("Created new replica set for \"{name}\""))
+            (
+                "NewReplicaSetCreated",
+                format!("Created new replica set for \"{name}\""),
+            )
         };
         condition(status, "Progressing", "True", reason, &message, now, true);
     }
-    let Some(seconds) = spec.progress_deadline_seconds.filter(|s| *s < i32::MAX) else { return };
-    let since = status.conditions.iter().flatten().find(|c| c.type_ == "Progressing");
-    let since = since.and_then(|c| c.last_update_time.as_ref()).map_or(now, |t| t.0);
-    let at = since.saturating_add(SignedDuration::from_secs(seconds.into())).unwrap_or(Timestamp::MAX);
+    let Some(seconds) = spec.progress_deadline_seconds.filter(|s| *s < i32::MAX) else {
+        return;
+    };
+    let since = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "Progressing");
+    let since = since
+        .and_then(|c| c.last_update_time.as_ref())
+        .map_or(now, |t| t.0);
+    let at = since
+        .saturating_add(SignedDuration::from_secs(seconds.into()))
+        .unwrap_or(Timestamp::MAX);
     if now >= at {
         let message = format!("ReplicaSet \"{name}\" has timed out progressing.");
-        condition(status, "Progressing", "False", "ProgressDeadlineExceeded", &message, now, false);
+        condition(
+            status,
+            "Progressing",
+            "False",
+            "ProgressDeadlineExceeded",
+            &message,
+            now,
+            false,
+        );
     } else if standing.is_none_or(|c| c.status != "False") {
         let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
         plan.again = Some(plan.again.map_or(left, |known| known.min(left)));
@@ -328,7 +471,10 @@ fn condition(
     {
         return;
     }
-    let since = old.filter(|o| o.status == value).and_then(|o| o.last_transition_time).unwrap_or(Time(now));
+    let since = old
+        .filter(|o| o.status == value)
+        .and_then(|o| o.last_transition_time)
+        .unwrap_or(Time(now));
     conditions.retain(|c| c.type_ != kind);
     conditions.push(DeploymentCondition {
         type_: kind.to_owned(),

@@ -19,13 +19,21 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// One slice per Service with a selector: it holds every pod with an address.
 pub fn plan(service: &Service, pods: &[Arc<Pod>], slice: Option<&EndpointSlice>) -> Plan {
     let mut plan = Plan::default();
-    let Some(spec) = &service.spec else { return plan };
-    let Some(selector) = spec.selector.as_ref().filter(|s| !s.is_empty()) else { return plan };
-    if service.metadata.deletion_timestamp.is_some() || spec.type_.as_deref() == Some("ExternalName") {
+    let Some(spec) = &service.spec else {
+        return plan;
+    };
+    let Some(selector) = spec.selector.as_ref().filter(|s| !s.is_empty()) else {
+        return plan;
+    };
+    if service.metadata.deletion_timestamp.is_some()
+        || spec.type_.as_deref() == Some("ExternalName")
+    {
         return plan;
     }
     let all = spec.publish_not_ready_addresses == Some(true);
-    let chosen = pods.iter().filter(|p| selector.iter().all(|(k, v)| p.labels().get(k) == Some(v)));
+    let chosen = pods
+        .iter()
+        .filter(|p| selector.iter().all(|(k, v)| p.labels().get(k) == Some(v)));
     let mut chosen: Vec<&Arc<Pod>> = chosen.collect();
     chosen.sort_by_key(|p| p.name_any());
     let endpoints: Vec<Endpoint> = chosen.iter().filter_map(|p| endpoint(p, all)).collect();
@@ -52,8 +60,14 @@ pub fn plan(service: &Service, pods: &[Arc<Pod>], slice: Option<&EndpointSlice>)
             name: Some(service.name_any()),
             namespace: service.namespace(),
             labels: Some(
-                [(SERVICE.to_owned(), service.name_any()), (MANAGED_BY.to_owned(), "endpointslice-controller.k8s.io".to_owned())]
-                    .into(),
+                [
+                    (SERVICE.to_owned(), service.name_any()),
+                    (
+                        MANAGED_BY.to_owned(),
+                        "endpointslice-controller.k8s.io".to_owned(),
+                    ),
+                ]
+                .into(),
             ),
             owner_references: service.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
@@ -63,11 +77,17 @@ pub fn plan(service: &Service, pods: &[Arc<Pod>], slice: Option<&EndpointSlice>)
         ports: (!ports.is_empty()).then_some(ports),
     };
     match slice {
-        None => plan.actions.push(Action::Create(resource::<EndpointSlice>(), Box::new(encode(&wanted)))),
+        None => plan.actions.push(Action::Create(
+            resource::<EndpointSlice>(),
+            Box::new(encode(&wanted)),
+        )),
         Some(live) if live.endpoints != wanted.endpoints || live.ports != wanted.ports => {
             wanted.metadata.resource_version = live.resource_version();
             wanted.metadata.uid = live.uid();
-            plan.actions.push(Action::Replace(resource::<EndpointSlice>(), Box::new(encode(&wanted))));
+            plan.actions.push(Action::Replace(
+                resource::<EndpointSlice>(),
+                Box::new(encode(&wanted)),
+            ));
         }
         Some(_) => {}
     }
@@ -77,7 +97,9 @@ pub fn plan(service: &Service, pods: &[Arc<Pod>], slice: Option<&EndpointSlice>)
 fn named_port(pod: &Pod, name: &str) -> Option<i32> {
     let containers = pod.spec.iter().flat_map(|s| &s.containers);
     let mut ports = containers.flat_map(|c| c.ports.iter().flatten());
-    ports.find(|p| p.name.as_deref() == Some(name)).map(|p| p.container_port)
+    ports
+        .find(|p| p.name.as_deref() == Some(name))
+        .map(|p| p.container_port)
 }
 
 fn endpoint(pod: &Pod, publish_not_ready: bool) -> Option<Endpoint> {
@@ -95,7 +117,11 @@ fn endpoint(pod: &Pod, publish_not_ready: bool) -> Option<Endpoint> {
             serving: Some(serving),
             terminating: Some(terminating),
         }),
-        hostname: pod.spec.as_ref().filter(|s| s.subdomain.is_some()).and_then(|s| s.hostname.clone()),
+        hostname: pod
+            .spec
+            .as_ref()
+            .filter(|s| s.subdomain.is_some())
+            .and_then(|s| s.hostname.clone()),
         node_name: pod.spec.as_ref().and_then(|s| s.node_name.clone()),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".into()),

@@ -9,8 +9,8 @@ use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DynamicObject, PropagationPolicy};
 use kube::core::ApiResource;
-use kube::runtime::watcher::{self, Event};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -46,13 +46,18 @@ impl Graph {
     fn insert(&mut self, uid: String, node: Node) {
         self.remove(&uid);
         for owner in &node.owners {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
+            self.dependents
+                .entry(owner.uid.clone())
+                .or_default()
+                .insert(uid.clone());
         }
         self.nodes.insert(uid, node);
     }
 
     fn remove(&mut self, uid: &str) {
-        let Some(old) = self.nodes.remove(uid) else { return };
+        let Some(old) = self.nodes.remove(uid) else {
+            return;
+        };
         for owner in old.owners {
             if let Some(all) = self.dependents.get_mut(&owner.uid) {
                 all.remove(uid);
@@ -65,15 +70,18 @@ impl Graph {
 
     fn children(&self, uid: &str) -> Vec<(String, Node)> {
         let all = self.dependents.get(uid).into_iter().flatten();
-        all.filter_map(|child| Some((child.clone(), self.nodes.get(child)?.clone()))).collect()
+        all.filter_map(|child| Some((child.clone(), self.nodes.get(child)?.clone())))
+            .collect()
     }
 
     /// What a deleting owner calls for; empty when it waits or has nothing to do.
     fn release(&self, uid: &str, node: &Node) -> Vec<Action> {
         let children = self.children(uid);
         if node.finalizers.iter().any(|f| f == ORPHAN) {
-            let mut actions: Vec<Action> =
-                children.iter().map(|(_, child)| disown(child, |owner| owner.uid == uid)).collect();
+            let mut actions: Vec<Action> = children
+                .iter()
+                .map(|(_, child)| disown(child, |owner| owner.uid == uid))
+                .collect();
             actions.push(drop_finalizer(node, ORPHAN));
             return actions;
         }
@@ -81,18 +89,27 @@ impl Graph {
             return Vec::new();
         }
         let blocks = |child: &Node| {
-            child.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true))
+            child
+                .owners
+                .iter()
+                .any(|o| o.uid == uid && o.block_owner_deletion == Some(true))
         };
         let mut actions = Vec::new();
         for (child_uid, child) in children.iter().filter(|(_, child)| !child.deleting) {
-            let owned_elsewhere = child.owners.iter().any(|o| o.uid != uid && self.is_solid(&o.uid));
+            let owned_elsewhere = child
+                .owners
+                .iter()
+                .any(|o| o.uid != uid && self.is_solid(&o.uid));
             if owned_elsewhere {
                 actions.push(disown(child, |owner| owner.uid == uid));
                 continue;
             }
             let has_children = self.dependents.contains_key(child_uid);
-            let propagation =
-                if has_children { PropagationPolicy::Foreground } else { PropagationPolicy::Background };
+            let propagation = if has_children {
+                PropagationPolicy::Foreground
+            } else {
+                PropagationPolicy::Background
+            };
             actions.push(remove(child_uid, child, propagation));
         }
         if !children.iter().any(|(_, child)| blocks(child)) {
@@ -102,12 +119,19 @@ impl Graph {
     }
 
     fn is_solid(&self, uid: &str) -> bool {
-        self.nodes.get(uid).is_some_and(|n| !(n.deleting && n.finalizers.iter().any(|f| f == FOREGROUND)))
+        self.nodes
+            .get(uid)
+            .is_some_and(|n| !(n.deleting && n.finalizers.iter().any(|f| f == FOREGROUND)))
     }
 }
 
 fn remove(uid: &str, node: &Node, propagation: PropagationPolicy) -> Action {
-    Action::Delete { resource: node.resource.clone(), key: node.key.clone(), uid: uid.to_owned(), propagation }
+    Action::Delete {
+        resource: node.resource.clone(),
+        key: node.key.clone(),
+        uid: uid.to_owned(),
+        propagation,
+    }
 }
 
 fn disown(node: &Node, gone: impl Fn(&OwnerReference) -> bool) -> Action {
@@ -127,9 +151,20 @@ pub async fn run(client: Client, kinds: Kinds, shutdown: CancellationToken) {
     let graph = Arc::new(Mutex::new(Graph::default()));
     let queue = Queue::default();
     let watches = {
-        let (client, graph, queue, shutdown) = (client.clone(), graph.clone(), queue.clone(), shutdown.clone());
+        let (client, graph, queue, shutdown) = (
+            client.clone(),
+            graph.clone(),
+            queue.clone(),
+            shutdown.clone(),
+        );
         kinds.clone().for_each(shutdown.clone(), move |kind| {
-            tokio::spawn(watch(client.clone(), kind, graph.clone(), queue.clone(), shutdown.clone()));
+            tokio::spawn(watch(
+                client.clone(),
+                kind,
+                graph.clone(),
+                queue.clone(),
+                shutdown.clone(),
+            ));
         })
     };
     let work = queue.run("garbage", shutdown, |key| {
@@ -139,9 +174,17 @@ pub async fn run(client: Client, kinds: Kinds, shutdown: CancellationToken) {
     tokio::join!(watches, work);
 }
 
-async fn watch(client: Client, kind: Kind, graph: Arc<Mutex<Graph>>, queue: Queue, shutdown: CancellationToken) {
+async fn watch(
+    client: Client,
+    kind: Kind,
+    graph: Arc<Mutex<Graph>>,
+    queue: Queue,
+    shutdown: CancellationToken,
+) {
     let api: Api<DynamicObject> = Api::all_with(client, &kind.resource);
-    let mut events = watcher::watcher(api, watcher::Config::default().timeout(200)).default_backoff().boxed();
+    let mut events = watcher::watcher(api, watcher::Config::default().timeout(200))
+        .default_backoff()
+        .boxed();
     let mut listed: Option<BTreeSet<String>> = None;
     let mut mine: BTreeSet<String> = BTreeSet::new();
     loop {
@@ -174,21 +217,38 @@ async fn watch(client: Client, kind: Kind, graph: Arc<Mutex<Graph>>, queue: Queu
         for uid in gone {
             mine.remove(&uid);
             let mut graph = graph.lock();
-            let owners = graph.nodes.get(&uid).map(|n| n.owners.clone()).unwrap_or_default();
+            let owners = graph
+                .nodes
+                .get(&uid)
+                .map(|n| n.owners.clone())
+                .unwrap_or_default();
             graph.remove(&uid);
             let children = graph.children(&uid);
             drop(graph);
-            children.into_iter().for_each(|(child, _)| queue.add(by_uid(child)));
-            owners.into_iter().for_each(|owner| queue.add(by_uid(owner.uid)));
+            children
+                .into_iter()
+                .for_each(|(child, _)| queue.add(by_uid(child)));
+            owners
+                .into_iter()
+                .for_each(|owner| queue.add(by_uid(owner.uid)));
         }
     }
 }
 
 fn by_uid(uid: String) -> Key {
-    Key { namespace: String::new(), name: uid }
+    Key {
+        namespace: String::new(),
+        name: uid,
+    }
 }
 
-fn seen(graph: &Mutex<Graph>, queue: &Queue, uid: String, resource: &ApiResource, object: &DynamicObject) {
+fn seen(
+    graph: &Mutex<Graph>,
+    queue: &Queue,
+    uid: String,
+    resource: &ApiResource,
+    object: &DynamicObject,
+) {
     let node = Node {
         resource: resource.clone(),
         key: Key::of(object),
@@ -202,13 +262,17 @@ fn seen(graph: &Mutex<Graph>, queue: &Queue, uid: String, resource: &ApiResource
     let mut graph = graph.lock();
     graph.insert(uid.clone(), node);
     // An owner that waits for its dependents must learn of a new or changed one.
-    let waiting = owners.into_iter().filter(|o| graph.nodes.get(&o.uid).is_some_and(|n| n.deleting));
+    let waiting = owners
+        .into_iter()
+        .filter(|o| graph.nodes.get(&o.uid).is_some_and(|n| n.deleting));
     let waiting: Vec<String> = waiting.map(|o| o.uid).collect();
     drop(graph);
     if concerned {
         queue.add(by_uid(uid));
     }
-    waiting.into_iter().for_each(|owner| queue.add(by_uid(owner)));
+    waiting
+        .into_iter()
+        .for_each(|owner| queue.add(by_uid(owner)));
 }
 
 async fn collect(
@@ -219,8 +283,14 @@ async fn collect(
 ) -> Result<Option<Duration>, ActionError> {
     let (node, actions) = {
         let graph = graph.lock();
-        let Some(node) = graph.nodes.get(uid).cloned() else { return Ok(None) };
-        let actions = if node.deleting { graph.release(uid, &node) } else { Vec::new() };
+        let Some(node) = graph.nodes.get(uid).cloned() else {
+            return Ok(None);
+        };
+        let actions = if node.deleting {
+            graph.release(uid, &node)
+        } else {
+            Vec::new()
+        };
         (node, actions)
     };
     if node.deleting {
@@ -247,8 +317,15 @@ async fn collect(
 }
 
 /// Whether the API itself says that the owner is gone. A kind nobody knows proves nothing.
-async fn missing(client: &Client, kinds: &Kinds, key: &Key, owner: &OwnerReference) -> Result<bool, ActionError> {
-    let Some(kind) = kinds.find(&owner.api_version, &owner.kind) else { return Ok(false) };
+async fn missing(
+    client: &Client,
+    kinds: &Kinds,
+    key: &Key,
+    owner: &OwnerReference,
+) -> Result<bool, ActionError> {
+    let Some(kind) = kinds.find(&owner.api_version, &owner.kind) else {
+        return Ok(false);
+    };
     let api: Api<DynamicObject> = if kind.namespaced {
         Api::namespaced_with(client.clone(), &key.namespace, &kind.resource)
     } else {
@@ -256,6 +333,9 @@ async fn missing(client: &Client, kinds: &Kinds, key: &Key, owner: &OwnerReferen
     };
     match api.get_opt(&owner.name).await {
         Ok(found) => Ok(found.and_then(|o| o.uid()).as_ref() != Some(&owner.uid)),
-        Err(error) => Err(ActionError::Api { what: format!("read {} {}", owner.kind, owner.name), source: Box::new(error) }),
+        Err(error) => Err(ActionError::Api {
+            what: format!("read {} {}", owner.kind, owner.name),
+            source: Box::new(error),
+        }),
     }
 }

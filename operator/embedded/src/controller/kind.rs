@@ -60,7 +60,10 @@ impl Kinds {
 
     /// A kind by apiVersion and name.
     pub fn find(&self, api_version: &str, kind: &str) -> Option<Kind> {
-        self.all().iter().find(|k| k.resource.api_version == api_version && k.resource.kind == kind).cloned()
+        self.all()
+            .iter()
+            .find(|k| k.resource.api_version == api_version && k.resource.kind == kind)
+            .cloned()
     }
 
     /// Calls `found` once for each kind, now and as new ones come, until `shutdown`.
@@ -68,7 +71,12 @@ impl Kinds {
         let mut known: Vec<Kind> = Vec::new();
         loop {
             let now = self.0.borrow_and_update().clone();
-            for kind in now.iter().filter(|k| !known.contains(k)).cloned().collect::<Vec<_>>() {
+            for kind in now
+                .iter()
+                .filter(|k| !known.contains(k))
+                .cloned()
+                .collect::<Vec<_>>()
+            {
                 known.push(kind.clone());
                 found(kind);
             }
@@ -85,13 +93,21 @@ async fn discover(client: &Client) -> Result<Vec<Kind>, kube::Error> {
     let mut kinds = Vec::new();
     for group in discovery.groups() {
         for (resource, capabilities) in group.recommended_resources() {
-            let works = [verbs::LIST, verbs::WATCH, verbs::DELETE].iter().all(|v| capabilities.supports_operation(v));
+            let works = [verbs::LIST, verbs::WATCH, verbs::DELETE]
+                .iter()
+                .all(|v| capabilities.supports_operation(v));
             // Events own nothing and are owned by nothing, and there are many.
             if works && resource.kind != "Event" {
-                kinds.push(Kind { resource, namespaced: capabilities.scope == Scope::Namespaced });
+                kinds.push(Kind {
+                    resource,
+                    namespaced: capabilities.scope == Scope::Namespaced,
+                });
             }
         }
     }
-    kinds.sort_by(|a, b| (&a.resource.api_version, &a.resource.kind).cmp(&(&b.resource.api_version, &b.resource.kind)));
+    kinds.sort_by(|a, b| {
+        (&a.resource.api_version, &a.resource.kind)
+            .cmp(&(&b.resource.api_version, &b.resource.kind))
+    });
     Ok(kinds)
 }

@@ -42,7 +42,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), job_backoff: Duration::from_secs(1) }
+        Self {
+            clock: Arc::new(SystemClock),
+            job_backoff: Duration::from_secs(1),
+        }
     }
 }
 
@@ -71,18 +74,28 @@ pub async fn run_with(client: Client, options: Options, shutdown: CancellationTo
     };
     let kinds = kind::Kinds::discover(client.clone(), shutdown.clone());
     let q = queues.clone();
-    let jobs = watch::<Job>(&client, shutdown.clone(), move |job| q.jobs.add(Key::of(job)));
+    let jobs = watch::<Job>(&client, shutdown.clone(), move |job| {
+        q.jobs.add(Key::of(job))
+    });
     let q = queues.clone();
-    let deployments = watch::<Deployment>(&client, shutdown.clone(), move |d| q.deployments.add(Key::of(d)));
+    let deployments = watch::<Deployment>(&client, shutdown.clone(), move |d| {
+        q.deployments.add(Key::of(d))
+    });
     let q = queues.clone();
     let sets = watch::<ReplicaSet>(&client, shutdown.clone(), move |set| {
         q.sets.add(Key::of(set));
-        owner(set).into_iter().for_each(|key| q.deployments.add(key));
+        owner(set)
+            .into_iter()
+            .for_each(|key| q.deployments.add(key));
     });
     let q = queues.clone();
-    let services = watch::<Service>(&client, shutdown.clone(), move |s| q.services.add(Key::of(s)));
+    let services = watch::<Service>(&client, shutdown.clone(), move |s| {
+        q.services.add(Key::of(s))
+    });
     let q = queues.clone();
-    let slices = watch::<EndpointSlice>(&client, shutdown.clone(), move |s| q.services.add(Key::of(s)));
+    let slices = watch::<EndpointSlice>(&client, shutdown.clone(), move |s| {
+        q.services.add(Key::of(s))
+    });
     let (q, known) = (queues.clone(), services.clone());
     let pods = watch::<Pod>(&client, shutdown.clone(), move |pod| {
         if let Some(key) = owner(pod) {
@@ -97,7 +110,9 @@ pub async fn run_with(client: Client, options: Options, shutdown: CancellationTo
         }
     });
     let q = queues.clone();
-    let namespaces = watch::<Namespace>(&client, shutdown.clone(), move |n| q.namespaces.add(Key::of(n)));
+    let namespaces = watch::<Namespace>(&client, shutdown.clone(), move |n| {
+        q.namespaces.add(Key::of(n))
+    });
 
     // Planning on half a cache would make what already exists.
     tokio::join!(
@@ -109,7 +124,16 @@ pub async fn run_with(client: Client, options: Options, shutdown: CancellationTo
         pods.clone().into_ready(),
     );
 
-    let world = World { client: client.clone(), options, jobs, deployments, sets, services, slices, pods };
+    let world = World {
+        client: client.clone(),
+        options,
+        jobs,
+        deployments,
+        sets,
+        services,
+        slices,
+        pods,
+    };
     let w = &world;
     let stop = || shutdown.clone();
     let spaces = |key: Key| {
@@ -124,8 +148,12 @@ pub async fn run_with(client: Client, options: Options, shutdown: CancellationTo
     tokio::join!(
         queues.jobs.run("job", stop(), |key| w.job(key)),
         queues.sets.run("replicaset", stop(), |key| w.set(key)),
-        queues.deployments.run("deployment", stop(), |key| w.deployment(key)),
-        queues.services.run("endpointslice", stop(), |key| w.service(key)),
+        queues
+            .deployments
+            .run("deployment", stop(), |key| w.deployment(key)),
+        queues
+            .services
+            .run("endpointslice", stop(), |key| w.service(key)),
         queues.namespaces.run("namespace", stop(), spaces),
         garbage::run(client.clone(), kinds.clone(), stop()),
     );
@@ -133,8 +161,14 @@ pub async fn run_with(client: Client, options: Options, shutdown: CancellationTo
 
 /// The controlling owner, in the object's namespace.
 fn owner<K: ResourceExt>(object: &K) -> Option<Key> {
-    let owner = object.owner_references().iter().find(|o| o.controller == Some(true))?;
-    Some(Key { namespace: object.namespace().unwrap_or_default(), name: owner.name.clone() })
+    let owner = object
+        .owner_references()
+        .iter()
+        .find(|o| o.controller == Some(true))?;
+    Some(Key {
+        namespace: object.namespace().unwrap_or_default(),
+        name: owner.name.clone(),
+    })
 }
 
 struct World {
@@ -155,36 +189,70 @@ impl World {
     }
 
     async fn job(&self, key: Key) -> Result<Option<Duration>, ActionError> {
-        let Some(found) = self.jobs.get(&key) else { return self.orphans(&key).await };
+        let Some(found) = self.jobs.get(&key) else {
+            return self.orphans(&key).await;
+        };
         let pods = self.pods.controlled_by(&found.uid().unwrap_or_default());
-        self.send(job::plan(&found, &pods, self.options.clock.now(), self.options.job_backoff)).await
+        self.send(job::plan(
+            &found,
+            &pods,
+            self.options.clock.now(),
+            self.options.job_backoff,
+        ))
+        .await
     }
 
     /// Pods of a Job that is gone are counted by nobody: their finalizer goes.
     async fn orphans(&self, key: &Key) -> Result<Option<Duration>, ActionError> {
         let pods = self.pods.namespaced(&key.namespace);
         let theirs = pods.iter().filter(|p| owner(&***p).as_ref() == Some(key));
-        let live = |pod: &Pod| controller_uid(pod).is_some_and(|uid| self.jobs.all().iter().any(|j| j.uid().as_ref() == Some(&uid)));
-        let actions = theirs.filter(|p| !live(p)).filter_map(job::release).collect();
-        self.send(Plan { actions, again: None }).await
+        let live = |pod: &Pod| {
+            controller_uid(pod).is_some_and(|uid| {
+                self.jobs
+                    .all()
+                    .iter()
+                    .any(|j| j.uid().as_ref() == Some(&uid))
+            })
+        };
+        let actions = theirs
+            .filter(|p| !live(p))
+            .filter_map(job::release)
+            .collect();
+        self.send(Plan {
+            actions,
+            again: None,
+        })
+        .await
     }
 
     async fn set(&self, key: Key) -> Result<Option<Duration>, ActionError> {
-        let Some(found) = self.sets.get(&key) else { return Ok(None) };
+        let Some(found) = self.sets.get(&key) else {
+            return Ok(None);
+        };
         let pods = self.pods.controlled_by(&found.uid().unwrap_or_default());
-        self.send(replicaset::plan(&found, &pods, self.options.clock.now())).await
+        self.send(replicaset::plan(&found, &pods, self.options.clock.now()))
+            .await
     }
 
     async fn deployment(&self, key: Key) -> Result<Option<Duration>, ActionError> {
-        let Some(found) = self.deployments.get(&key) else { return Ok(None) };
+        let Some(found) = self.deployments.get(&key) else {
+            return Ok(None);
+        };
         let sets = self.sets.controlled_by(&found.uid().unwrap_or_default());
-        self.send(deployment::plan(&found, &sets, self.options.clock.now())).await
+        self.send(deployment::plan(&found, &sets, self.options.clock.now()))
+            .await
     }
 
     async fn service(&self, key: Key) -> Result<Option<Duration>, ActionError> {
-        let Some(found) = self.services.get(&key) else { return Ok(None) };
+        let Some(found) = self.services.get(&key) else {
+            return Ok(None);
+        };
         let pods = self.pods.namespaced(&key.namespace);
-        let slice = self.slices.get(&key).filter(|s| controller_uid(&**s) == found.uid());
-        self.send(endpoint::plan(&found, &pods, slice.as_deref())).await
+        let slice = self
+            .slices
+            .get(&key)
+            .filter(|s| controller_uid(&**s) == found.uid());
+        self.send(endpoint::plan(&found, &pods, slice.as_deref()))
+            .await
     }
 }

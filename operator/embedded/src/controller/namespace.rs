@@ -13,7 +13,11 @@ use super::action::{Action, ActionError, encode, execute, resource};
 use super::kind::Kinds;
 
 /// Brings one namespace a step further; returns when to look again.
-pub async fn reconcile(client: &Client, kinds: &Kinds, namespace: &Namespace) -> Result<Option<Duration>, ActionError> {
+pub async fn reconcile(
+    client: &Client,
+    kinds: &Kinds,
+    namespace: &Namespace,
+) -> Result<Option<Duration>, ActionError> {
     let name = namespace.name_any();
     if namespace.metadata.deletion_timestamp.is_none() {
         let account = ServiceAccount {
@@ -28,14 +32,27 @@ pub async fn reconcile(client: &Client, kinds: &Kinds, namespace: &Namespace) ->
         execute(client, jiff::Timestamp::UNIX_EPOCH, vec![create]).await?;
         return Ok(None);
     }
-    let failed = |what: &str, source| ActionError::Api { what: format!("{what} in namespace {name}"), source: Box::new(source) };
+    let failed = |what: &str, source| ActionError::Api {
+        what: format!("{what} in namespace {name}"),
+        source: Box::new(source),
+    };
     let mut left = 0;
     for kind in kinds.all().iter().filter(|k| k.namespaced) {
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &name, &kind.resource);
-        let found = api.list(&ListParams::default()).await.map_err(|e| failed("list", e))?.items;
+        let found = api
+            .list(&ListParams::default())
+            .await
+            .map_err(|e| failed("list", e))?
+            .items;
         left += found.len();
-        for object in found.iter().filter(|o| o.metadata.deletion_timestamp.is_none()) {
-            match api.delete(&object.name_any(), &DeleteParams::background()).await {
+        for object in found
+            .iter()
+            .filter(|o| o.metadata.deletion_timestamp.is_none())
+        {
+            match api
+                .delete(&object.name_any(), &DeleteParams::background())
+                .await
+            {
                 Ok(_) => {}
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(error) => return Err(failed("delete", error)),
@@ -50,7 +67,10 @@ pub async fn reconcile(client: &Client, kinds: &Kinds, namespace: &Namespace) ->
         "metadata": {"name": name, "resourceVersion": namespace.resource_version()}, "spec": {"finalizers": []}
     });
     let api: Api<Namespace> = Api::all(client.clone());
-    match api.replace_subresource("finalize", &name, &PostParams::default(), &empty).await {
+    match api
+        .replace_subresource("finalize", &name, &PostParams::default(), &empty)
+        .await
+    {
         Ok(_) => Ok(None),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(error) => Err(failed("finalize", error)),

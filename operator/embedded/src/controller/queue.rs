@@ -48,7 +48,9 @@ impl Queue {
     fn failed(&self, key: Key) {
         let mut state = self.state.lock();
         let failures = state.failures.entry(key.clone()).or_default();
-        let delay = BACKOFF_FIRST.saturating_mul(1 << (*failures).min(10)).min(BACKOFF_LIMIT);
+        let delay = BACKOFF_FIRST
+            .saturating_mul(1 << (*failures).min(10))
+            .min(BACKOFF_LIMIT);
         *failures += 1;
         drop(state);
         self.add_after(key, delay);
@@ -57,8 +59,13 @@ impl Queue {
     fn take(&self) -> Result<Key, Option<Instant>> {
         let mut state = self.state.lock();
         // Ties are broken by key, so a simulated run takes the same order each time.
-        let first = state.due.iter().min_by_key(|(key, at)| (**at, (*key).clone()));
-        let Some((key, at)) = first.map(|(key, at)| (key.clone(), *at)) else { return Err(None) };
+        let first = state
+            .due
+            .iter()
+            .min_by_key(|(key, at)| (**at, (*key).clone()));
+        let Some((key, at)) = first.map(|(key, at)| (key.clone(), *at)) else {
+            return Err(None);
+        };
         if at > Instant::now() {
             return Err(Some(at));
         }
@@ -79,8 +86,12 @@ impl Queue {
     }
 
     /// Works on due keys one after the other until `shutdown`. `work` returns when to come back.
-    pub async fn run<F, E>(self, name: &'static str, shutdown: CancellationToken, mut work: impl FnMut(Key) -> F)
-    where
+    pub async fn run<F, E>(
+        self,
+        name: &'static str,
+        shutdown: CancellationToken,
+        mut work: impl FnMut(Key) -> F,
+    ) where
         F: Future<Output = Result<Option<Duration>, E>>,
         E: std::fmt::Display,
     {

@@ -33,7 +33,10 @@ pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     if set.status.as_ref() != Some(&status) {
         let mut object = set.clone();
         object.status = Some(status);
-        plan.actions.push(Action::ReplaceStatus(resource::<ReplicaSet>(), Box::new(encode(&object))));
+        plan.actions.push(Action::ReplaceStatus(
+            resource::<ReplicaSet>(),
+            Box::new(encode(&object)),
+        ));
     }
     plan
 }
@@ -45,14 +48,28 @@ fn is_live(pod: &Pod) -> bool {
 
 /// When the pod's Ready condition became true.
 pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
-    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let ready = conditions.into_iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
-    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    let ready = conditions
+        .into_iter()
+        .find(|c| c.type_ == "Ready" && c.status == "True")?;
+    Some(
+        ready
+            .last_transition_time
+            .as_ref()
+            .map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+    )
 }
 
 fn create(set: &ReplicaSet, pods: &[Arc<Pod>], count: usize, plan: &mut Plan) {
     let uid = set.uid().unwrap_or_default();
-    let template = set.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
+    let template = set
+        .spec
+        .as_ref()
+        .and_then(|s| s.template.clone())
+        .unwrap_or_default();
     let mut used: BTreeSet<String> = pods.iter().map(|p| p.name_any()).collect();
     let (mut made, mut slot) = (0, 0_u32);
     // Names follow from the slot: deciding twice on a stale cache makes each pod once.
@@ -77,8 +94,13 @@ fn create(set: &ReplicaSet, pods: &[Arc<Pod>], count: usize, plan: &mut Plan) {
             spec: template.spec.clone(),
             status: None,
         };
-        plan.actions.push(Action::Create(resource::<Pod>(), Box::new(encode(&pod))));
-        plan.actions.push(note(set, "SuccessfulCreate", &format!("Created pod: {name}")));
+        plan.actions
+            .push(Action::Create(resource::<Pod>(), Box::new(encode(&pod))));
+        plan.actions.push(note(
+            set,
+            "SuccessfulCreate",
+            &format!("Created pod: {name}"),
+        ));
         made += 1;
     }
 }
@@ -88,8 +110,17 @@ fn remove(set: &ReplicaSet, live: &[&Arc<Pod>], count: usize, now: Timestamp, pl
     // Unscheduled first, then not ready, then the youngest: what serves goes last.
     order.sort_by_key(|pod| {
         let bound = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
-        let age = pod.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
-        (bound, ready_since(pod).is_some(), std::cmp::Reverse(age), pod.name_any())
+        let age = pod
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(now, |t| t.0);
+        (
+            bound,
+            ready_since(pod).is_some(),
+            std::cmp::Reverse(age),
+            pod.name_any(),
+        )
     });
     for pod in order.into_iter().take(count) {
         plan.actions.push(Action::Delete {
@@ -98,13 +129,23 @@ fn remove(set: &ReplicaSet, live: &[&Arc<Pod>], count: usize, now: Timestamp, pl
             uid: pod.uid().unwrap_or_default(),
             propagation: PropagationPolicy::Background,
         });
-        plan.actions.push(note(set, "SuccessfulDelete", &format!("Deleted pod: {}", pod.name_any())));
+        plan.actions.push(note(
+            set,
+            "SuccessfulDelete",
+            &format!("Deleted pod: {}", pod.name_any()),
+        ));
     }
 }
 
-fn status(set: &ReplicaSet, live: &[&Arc<Pod>], now: Timestamp, plan: &mut Plan) -> ReplicaSetStatus {
+fn status(
+    set: &ReplicaSet,
+    live: &[&Arc<Pod>],
+    now: Timestamp,
+    plan: &mut Plan,
+) -> ReplicaSetStatus {
     let spec = set.spec.as_ref();
-    let minimum = SignedDuration::from_secs(spec.and_then(|s| s.min_ready_seconds).unwrap_or(0).into());
+    let minimum =
+        SignedDuration::from_secs(spec.and_then(|s| s.min_ready_seconds).unwrap_or(0).into());
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let ready: Vec<Timestamp> = live.iter().filter_map(|p| ready_since(p)).collect();
     let mut available = 0;
@@ -117,8 +158,12 @@ fn status(set: &ReplicaSet, live: &[&Arc<Pod>], now: Timestamp, plan: &mut Plan)
             plan.again = Some(plan.again.map_or(left, |known| known.min(left)));
         }
     }
-    let wanted = spec.and_then(|s| s.template.as_ref()?.metadata.as_ref()?.labels.clone()).unwrap_or_default();
-    let labelled = live.iter().filter(|p| wanted.iter().all(|(k, v)| p.labels().get(k) == Some(v)));
+    let wanted = spec
+        .and_then(|s| s.template.as_ref()?.metadata.as_ref()?.labels.clone())
+        .unwrap_or_default();
+    let labelled = live
+        .iter()
+        .filter(|p| wanted.iter().all(|(k, v)| p.labels().get(k) == Some(v)));
     ReplicaSetStatus {
         replicas: count(live.len()),
         fully_labeled_replicas: Some(count(labelled.count())).filter(|n| *n > 0),

@@ -17,11 +17,15 @@ impl Pool {
     pub fn take(&self, uid: &str) -> Ipv4Addr {
         let mut taken = self.0.lock();
         let digest = Sha256::digest(uid);
-        let mut number = digest.iter().take(2).fold(0_u16, |n, byte| (n << 8) | u16::from(*byte));
+        let mut number = digest
+            .iter()
+            .take(2)
+            .fold(0_u16, |n, byte| (n << 8) | u16::from(*byte));
         loop {
             let [high, low] = number.to_be_bytes();
             let address = Ipv4Addr::new(127, 64, high, low);
-            let free = !matches!(low, 0 | 255) && taken.get(&address).is_none_or(|owner| owner == uid);
+            let free =
+                !matches!(low, 0 | 255) && taken.get(&address).is_none_or(|owner| owner == uid);
             if free {
                 taken.insert(address, uid.to_owned());
                 return address;
@@ -43,7 +47,8 @@ mod tests {
     #[test]
     fn addresses_are_stable_distinct_and_reused() {
         let pool = Pool::default();
-        let all: std::collections::BTreeSet<_> = (0..500).map(|n| pool.take(&n.to_string())).collect();
+        let all: std::collections::BTreeSet<_> =
+            (0..500).map(|n| pool.take(&n.to_string())).collect();
         assert_eq!(all.len(), 500);
         assert_eq!(pool.take("7"), pool.take("7"));
         let seventh = pool.take("7");

@@ -12,7 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, set_parent_process_death_signal, setsid};
+use rustix::process::{
+    Pid, Signal, kill_process, kill_process_group, set_parent_process_death_signal, setsid,
+};
 
 use super::log;
 
@@ -79,11 +81,13 @@ impl Spawner {
     /// Starts the thread.
     pub fn start() -> Self {
         let (sender, receiver) = mpsc::channel::<Work>();
-        let _ = std::thread::Builder::new().name("spawner".into()).spawn(move || {
-            while let Ok(work) = receiver.recv() {
-                work();
-            }
-        });
+        let _ = std::thread::Builder::new()
+            .name("spawner".into())
+            .spawn(move || {
+                while let Ok(work) = receiver.recv() {
+                    work();
+                }
+            });
         Self(sender)
     }
 
@@ -91,7 +95,11 @@ impl Spawner {
     ///
     /// # Errors
     /// Why the program could not be started.
-    pub async fn spawn(&self, plan: Plan, ended: impl FnOnce(Exit) + Send + 'static) -> io::Result<Process> {
+    pub async fn spawn(
+        &self,
+        plan: Plan,
+        ended: impl FnOnce(Exit) + Send + 'static,
+    ) -> io::Result<Process> {
         let (answer, started) = tokio::sync::oneshot::channel();
         let work: Work = Box::new(move || {
             let _ = answer.send(start(plan, ended));
@@ -106,7 +114,12 @@ fn start(plan: Plan, ended: impl FnOnce(Exit) + Send + 'static) -> io::Result<Pr
     if let Some(parent) = plan.log.parent() {
         fs::create_dir_all(parent)?;
     }
-    let log = Arc::new(Mutex::new(OpenOptions::new().create(true).append(true).open(&plan.log)?));
+    let log = Arc::new(Mutex::new(
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&plan.log)?,
+    ));
     let mut command = Command::new(&plan.program);
     command
         .args(&plan.args)
@@ -121,7 +134,11 @@ fn start(plan: Plan, ended: impl FnOnce(Exit) + Send + 'static) -> io::Result<Pr
         setsid()?;
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The agent may have died before the signal was asked for.
-        if rustix::process::getppid() == Some(agent) { Ok(()) } else { Err(io::Error::other("orphaned")) }
+        if rustix::process::getppid() == Some(agent) {
+            Ok(())
+        } else {
+            Err(io::Error::other("orphaned"))
+        }
     };
     // SAFETY: between fork and exec the closure makes system calls only: it neither allocates
     // on success nor takes locks. There is no safe way to set a death signal from outside.
@@ -142,10 +159,16 @@ fn start(plan: Plan, ended: impl FnOnce(Exit) + Send + 'static) -> io::Result<Pr
         outputs.into_iter().for_each(|reader| drop(reader.join()));
         log::finish(&plan.log);
         let _ = fs::remove_file(&plan.pid_file);
-        let exit = status.map_or(Exit { code: 255, signal: None }, |s| Exit {
-            code: s.code().unwrap_or_else(|| 128 + s.signal().unwrap_or(0)),
-            signal: s.signal(),
-        });
+        let exit = status.map_or(
+            Exit {
+                code: 255,
+                signal: None,
+            },
+            |s| Exit {
+                code: s.code().unwrap_or_else(|| 128 + s.signal().unwrap_or(0)),
+                signal: s.signal(),
+            },
+        );
         ended(exit);
     })?;
     Ok(Process { pid: id })
@@ -168,18 +191,32 @@ fn readers(child: &mut Child, log: &Arc<Mutex<File>>) -> Vec<std::thread::JoinHa
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command in parentheses may hold spaces; the start time is the 20th field after it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }
 
 /// Kills what an agent that died without stopping left behind, and completes its logs.
 pub fn end_leftovers(directory: &Path) {
-    let pods = fs::read_dir(directory.join("pods")).into_iter().flatten().flatten();
+    let pods = fs::read_dir(directory.join("pods"))
+        .into_iter()
+        .flatten()
+        .flatten();
     for pod in pods {
         let files = fs::read_dir(pod.path()).into_iter().flatten().flatten();
-        for file in files.map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "pid")) {
+        for file in files
+            .map(|f| f.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "pid"))
+        {
             let text = fs::read_to_string(&file).unwrap_or_default();
             let mut words = text.split_whitespace();
-            let known = words.next().and_then(|w| w.parse::<u32>().ok()).zip(words.next().and_then(|w| w.parse::<u64>().ok()));
+            let known = words
+                .next()
+                .and_then(|w| w.parse::<u32>().ok())
+                .zip(words.next().and_then(|w| w.parse::<u64>().ok()));
             if let Some((pid, since)) = known
                 && start_time(pid) == Some(since)
             {
@@ -187,8 +224,13 @@ pub fn end_leftovers(directory: &Path) {
             }
             let _ = fs::remove_file(&file);
         }
-        let logs = fs::read_dir(pod.path().join("logs")).into_iter().flatten().flatten();
-        logs.map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "log")).for_each(|p| log::finish(&p));
+        let logs = fs::read_dir(pod.path().join("logs"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        logs.map(|f| f.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "log"))
+            .for_each(|p| log::finish(&p));
     }
 }
 
@@ -211,15 +253,32 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let spawner = Spawner::start();
-        spawner.spawn(plan(directory.path(), script), |exit| sender.send(exit).unwrap()).await.unwrap();
+        spawner
+            .spawn(plan(directory.path(), script), |exit| {
+                sender.send(exit).unwrap()
+            })
+            .await
+            .unwrap();
         let exit = receiver.await.unwrap();
         (exit, log::tail(&directory.path().join("logs/c.0.log")))
     }
 
     #[tokio::test]
     async fn exit_code_signal_and_output_are_seen() {
-        assert_eq!(run("echo out; echo err >&2; exit 65").await.0, Exit { code: 65, signal: None });
-        assert_eq!(run("kill -TERM $$").await.0, Exit { code: 143, signal: Some(15) });
+        assert_eq!(
+            run("echo out; echo err >&2; exit 65").await.0,
+            Exit {
+                code: 65,
+                signal: None
+            }
+        );
+        assert_eq!(
+            run("kill -TERM $$").await.0,
+            Exit {
+                code: 143,
+                signal: Some(15)
+            }
+        );
         assert_eq!(run("echo one; echo two").await.1, "one\ntwo");
     }
 
@@ -235,8 +294,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pod = directory.path().join("pods/uid");
         fs::create_dir_all(&pod).unwrap();
-        let mut left = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
-        let mut other = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
+        let mut left = Command::new("sleep")
+            .arg("60")
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let mut other = Command::new("sleep")
+            .arg("60")
+            .process_group(0)
+            .spawn()
+            .unwrap();
         let since = start_time(left.id()).unwrap();
         fs::write(pod.join("a.pid"), format!("{} {since}\n", left.id())).unwrap();
         fs::write(pod.join("b.pid"), format!("{} 1\n", other.id())).unwrap();

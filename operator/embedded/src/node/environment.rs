@@ -28,7 +28,9 @@ impl Mounts {
             _ => (String::new(), text),
         };
         for (path, real) in &self.0 {
-            let Some(rest) = value.strip_prefix(path.as_str()) else { continue };
+            let Some(rest) = value.strip_prefix(path.as_str()) else {
+                continue;
+            };
             if rest.is_empty() || rest.starts_with('/') {
                 return format!("{flag}{}{rest}", real.display());
             }
@@ -44,7 +46,9 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
     while let Some(at) = rest.find('$') {
         let (before, from) = rest.split_at(at);
         out.push_str(before);
-        let name = from.strip_prefix("$(").and_then(|tail| tail.split_once(')'));
+        let name = from
+            .strip_prefix("$(")
+            .and_then(|tail| tail.split_once(')'));
         if let Some(tail) = from.strip_prefix("$$") {
             out.push('$');
             rest = tail;
@@ -66,11 +70,17 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
 /// A field of the pod as the downward API names it.
 pub fn field(pod: &Pod, ip: &str, path: &str) -> Option<String> {
     let keyed = |map: &BTreeMap<String, String>, prefix: &str| {
-        let key = path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']")?;
+        let key = path
+            .strip_prefix(prefix)?
+            .strip_prefix("['")?
+            .strip_suffix("']")?;
         Some(map.get(key).cloned().unwrap_or_default())
     };
     let lines = |map: &BTreeMap<String, String>| {
-        map.iter().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join("\n")
+        map.iter()
+            .map(|(k, v)| format!("{k}={v:?}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     let spec = pod.spec.as_ref();
     match path {
@@ -83,7 +93,8 @@ pub fn field(pod: &Pod, ip: &str, path: &str) -> Option<String> {
         "status.hostIP" | "status.hostIPs" => Some("127.0.0.1".to_owned()),
         "spec.nodeName" => spec?.node_name.clone(),
         "spec.serviceAccountName" => spec?.service_account_name.clone(),
-        _ => keyed(pod.labels(), "metadata.labels").or_else(|| keyed(pod.annotations(), "metadata.annotations")),
+        _ => keyed(pod.labels(), "metadata.labels")
+            .or_else(|| keyed(pod.annotations(), "metadata.annotations")),
     }
 }
 
@@ -91,26 +102,59 @@ pub fn field(pod: &Pod, ip: &str, path: &str) -> Option<String> {
 ///
 /// # Errors
 /// A sentence that names what is missing (reason CreateContainerConfigError).
-pub fn build(shared: &Shared, pod: &Pod, container: &Container, ip: &str, mounts: &Mounts) -> Result<BTreeMap<String, String>, String> {
+pub fn build(
+    shared: &Shared,
+    pod: &Pod,
+    container: &Container,
+    ip: &str,
+    mounts: &Mounts,
+) -> Result<BTreeMap<String, String>, String> {
     let namespace = pod.namespace().unwrap_or_default();
     let mut all = BTreeMap::new();
-    if pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true) {
+    if pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.enable_service_links)
+        .unwrap_or(true)
+    {
         links(shared, &namespace, &mut all);
     }
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.clone().unwrap_or_default();
         if let Some(wanted) = &source.config_map_ref {
-            match shared.config_maps.get(&Key { namespace: namespace.clone(), name: wanted.name.clone() }) {
-                Some(map) => all.extend(map.data.clone().unwrap_or_default().into_iter().map(|(k, v)| (format!("{prefix}{k}"), v))),
+            match shared.config_maps.get(&Key {
+                namespace: namespace.clone(),
+                name: wanted.name.clone(),
+            }) {
+                Some(map) => all.extend(
+                    map.data
+                        .clone()
+                        .unwrap_or_default()
+                        .into_iter()
+                        .map(|(k, v)| (format!("{prefix}{k}"), v)),
+                ),
                 None if wanted.optional == Some(true) => {}
                 None => return Err(format!("configmap \"{}\" not found", wanted.name)),
             }
         }
         if let Some(wanted) = &source.secret_ref {
-            match shared.secrets.get(&Key { namespace: namespace.clone(), name: wanted.name.clone() }) {
-                Some(secret) => all.extend(secret.data.clone().unwrap_or_default().into_iter().map(|(k, v)| {
-                    (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())
-                })),
+            match shared.secrets.get(&Key {
+                namespace: namespace.clone(),
+                name: wanted.name.clone(),
+            }) {
+                Some(secret) => all.extend(
+                    secret
+                        .data
+                        .clone()
+                        .unwrap_or_default()
+                        .into_iter()
+                        .map(|(k, v)| {
+                            (
+                                format!("{prefix}{k}"),
+                                String::from_utf8_lossy(&v.0).into_owned(),
+                            )
+                        }),
+                ),
                 None if wanted.optional == Some(true) => {}
                 None => return Err(format!("secret \"{}\" not found", wanted.name)),
             }
@@ -126,22 +170,37 @@ pub fn build(shared: &Shared, pod: &Pod, container: &Container, ip: &str, mounts
             all.insert(variable.name.clone(), value);
         }
     }
-    Ok(all.into_iter().map(|(name, value)| (name, mounts.rewrite(&value))).collect())
+    Ok(all
+        .into_iter()
+        .map(|(name, value)| (name, mounts.rewrite(&value)))
+        .collect())
 }
 
-fn from(shared: &Shared, pod: &Pod, source: &EnvVarSource, ip: &str, namespace: &str) -> Result<Option<String>, String> {
+fn from(
+    shared: &Shared,
+    pod: &Pod,
+    source: &EnvVarSource,
+    ip: &str,
+    namespace: &str,
+) -> Result<Option<String>, String> {
     if let Some(wanted) = &source.field_ref {
         let value = field(pod, ip, &wanted.field_path);
-        return value.map(Some).ok_or_else(|| format!("field {} is not supported", wanted.field_path));
+        return value
+            .map(Some)
+            .ok_or_else(|| format!("field {} is not supported", wanted.field_path));
     }
-    let key = |name: &str| Key { namespace: namespace.to_owned(), name: name.to_owned() };
+    let key = |name: &str| Key {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    };
     if let Some(wanted) = &source.config_map_key_ref {
         let map = shared.config_maps.get(&key(&wanted.name));
         let value = map.and_then(|m| m.data.as_ref()?.get(&wanted.key).cloned());
         return match value {
-            None if wanted.optional != Some(true) => {
-                Err(format!("couldn't find key {} in ConfigMap {namespace}/{}", wanted.key, wanted.name))
-            }
+            None if wanted.optional != Some(true) => Err(format!(
+                "couldn't find key {} in ConfigMap {namespace}/{}",
+                wanted.key, wanted.name
+            )),
             value => Ok(value),
         };
     }
@@ -149,9 +208,10 @@ fn from(shared: &Shared, pod: &Pod, source: &EnvVarSource, ip: &str, namespace: 
         let secret = shared.secrets.get(&key(&wanted.name));
         let value = secret.and_then(|s| s.data.as_ref()?.get(&wanted.key).cloned());
         return match value {
-            None if wanted.optional != Some(true) => {
-                Err(format!("couldn't find key {} in Secret {namespace}/{}", wanted.key, wanted.name))
-            }
+            None if wanted.optional != Some(true) => Err(format!(
+                "couldn't find key {} in Secret {namespace}/{}",
+                wanted.key, wanted.name
+            )),
             value => Ok(value.map(|v| String::from_utf8_lossy(&v.0).into_owned())),
         };
     }
@@ -162,7 +222,13 @@ fn from(shared: &Shared, pod: &Pod, source: &EnvVarSource, ip: &str, namespace: 
 fn links(shared: &Shared, namespace: &str, all: &mut BTreeMap<String, String>) {
     for service in shared.services.namespaced(namespace) {
         let Some(spec) = &service.spec else { continue };
-        let Some(ip) = spec.cluster_ip.as_ref().filter(|ip| !ip.is_empty() && *ip != "None") else { continue };
+        let Some(ip) = spec
+            .cluster_ip
+            .as_ref()
+            .filter(|ip| !ip.is_empty() && *ip != "None")
+        else {
+            continue;
+        };
         let name = service.name_any().to_uppercase().replace('-', "_");
         all.insert(format!("{name}_SERVICE_HOST"), ip.clone());
         if let Some(port) = spec.ports.iter().flatten().next() {
@@ -178,20 +244,30 @@ mod tests {
     #[test]
     fn variables_are_expanded_as_kubernetes_does() {
         let known = BTreeMap::from([("A".to_owned(), "1".to_owned())]);
-        for (text, expected) in
-            [("$(A)", "1"), ("x$(A)y$(B)", "x1y$(B)"), ("$$(A)", "$(A)"), ("$A $", "$A $"), ("$(A", "$(A")]
-        {
+        for (text, expected) in [
+            ("$(A)", "1"),
+            ("x$(A)y$(B)", "x1y$(B)"),
+            ("$$(A)", "$(A)"),
+            ("$A $", "$A $"),
+            ("$(A", "$(A"),
+        ] {
             assert_eq!(expand(text, &known), expected, "{text}");
         }
     }
 
     #[test]
     fn mount_paths_are_replaced_whole_and_longest_first() {
-        let mounts = Mounts::new(vec![("/etc".into(), "/p/etc".into()), ("/etc/bessemer".into(), "/p/config".into())]);
+        let mounts = Mounts::new(vec![
+            ("/etc".into(), "/p/etc".into()),
+            ("/etc/bessemer".into(), "/p/config".into()),
+        ]);
         for (text, expected) in [
             ("/etc/bessemer/run.json", "/p/config/run.json"),
             ("/etc/bessemer-keys", "/p/etc/bessemer-keys"),
-            ("--config=/etc/bessemer/run.json", "--config=/p/config/run.json"),
+            (
+                "--config=/etc/bessemer/run.json",
+                "--config=/p/config/run.json",
+            ),
             ("/etcetera", "/etcetera"),
             ("http://x/etc", "http://x/etc"),
         ] {

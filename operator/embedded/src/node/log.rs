@@ -96,9 +96,14 @@ impl Logs {
     }
 
     fn find(&self, namespace: &str, pod: &str, options: &LogOptions) -> Result<PathBuf, String> {
-        let uid = fs::read_to_string(self.directory.join("names").join(format!("{namespace}_{pod}")))
-            .map_err(|_| format!("pod {pod} has not started yet; its logs come once it does"))?;
-        let read = fs::read_dir(folder(&self.directory, &uid)).map_err(|e| format!("logs of pod {pod}: {e}"))?;
+        let uid = fs::read_to_string(
+            self.directory
+                .join("names")
+                .join(format!("{namespace}_{pod}")),
+        )
+        .map_err(|_| format!("pod {pod} has not started yet; its logs come once it does"))?;
+        let read = fs::read_dir(folder(&self.directory, &uid))
+            .map_err(|e| format!("logs of pod {pod}: {e}"))?;
         let mut runs: Vec<(String, i32, PathBuf)> = read
             .filter_map(|entry| {
                 let path = entry.ok()?.path();
@@ -106,14 +111,23 @@ impl Logs {
                 let (container, run) = stem.rsplit_once('.')?;
                 Some((container.to_owned(), run.parse().ok()?, path))
             })
-            .filter(|(container, ..)| options.container.is_empty() || *container == options.container)
+            .filter(|(container, ..)| {
+                options.container.is_empty() || *container == options.container
+            })
             .collect();
         runs.sort_by_key(|(_, run, _)| *run);
         let back = usize::from(options.previous) + 1;
-        let chosen = runs.len().checked_sub(back).and_then(|at| runs.into_iter().nth(at));
+        let chosen = runs
+            .len()
+            .checked_sub(back)
+            .and_then(|at| runs.into_iter().nth(at));
         chosen.map(|(.., path)| path).ok_or_else(|| {
             let container = &options.container;
-            let which = if options.previous { "previous terminated container" } else { "container" };
+            let which = if options.previous {
+                "previous terminated container"
+            } else {
+                "container"
+            };
             format!("{which} \"{container}\" in pod \"{pod}\" not found")
         })
     }
@@ -124,8 +138,10 @@ impl LogSource for Logs {
         let path = self.find(namespace, pod, options)?;
         let mut file = File::open(&path).map_err(|e| format!("log of pod {pod}: {e}"))?;
         if let Some(lines) = options.tail_lines {
-            let start = start_of_tail(&path, lines).map_err(|e| format!("log of pod {pod}: {e}"))?;
-            file.seek(SeekFrom::Start(start)).map_err(|e| format!("log of pod {pod}: {e}"))?;
+            let start =
+                start_of_tail(&path, lines).map_err(|e| format!("log of pod {pod}: {e}"))?;
+            file.seek(SeekFrom::Start(start))
+                .map_err(|e| format!("log of pod {pod}: {e}"))?;
         }
         let since = options.since_seconds.and_then(|seconds| {
             let back = SignedDuration::from_secs(i64::try_from(seconds).ok()?);
@@ -139,10 +155,13 @@ impl LogSource for Logs {
             options: options.clone(),
             left: options.limit_bytes.unwrap_or(u64::MAX),
         };
-        Ok(Box::pin(futures::stream::unfold(reader, |mut reader| async move {
-            let piece = reader.next().await?;
-            Some((Ok(piece), reader))
-        })))
+        Ok(Box::pin(futures::stream::unfold(
+            reader,
+            |mut reader| async move {
+                let piece = reader.next().await?;
+                Some((Ok(piece), reader))
+            },
+        )))
     }
 }
 
@@ -180,7 +199,9 @@ impl Reader {
             let done = self.path.with_extension("done").exists() || !self.path.exists();
             let mut out = Vec::new();
             while out.len() < 64 * 1024 {
-                if self.lines.read_until(b'\n', &mut self.partial).ok()? == 0 || !self.partial.ends_with(b"\n") {
+                if self.lines.read_until(b'\n', &mut self.partial).ok()? == 0
+                    || !self.partial.ends_with(b"\n")
+                {
                     break;
                 }
                 let line = std::mem::take(&mut self.partial);
@@ -202,7 +223,10 @@ impl Reader {
     fn keep(&self, line: &str, out: &mut Vec<u8>) {
         let mut parts = line.splitn(4, ' ');
         let time = parts.next().unwrap_or_default();
-        if self.since.is_some_and(|since| time.parse::<Timestamp>().is_ok_and(|t| t < since)) {
+        if self
+            .since
+            .is_some_and(|since| time.parse::<Timestamp>().is_ok_and(|t| t < since))
+        {
             return;
         }
         if self.options.timestamps {

@@ -23,7 +23,9 @@ fn root() -> Option<(PathBuf, bool)> {
     }
     let path = Path::new(V1).join("bessemer");
     std::fs::create_dir_all(&path).ok()?;
-    path.join("memory.limit_in_bytes").exists().then_some((path, false))
+    path.join("memory.limit_in_bytes")
+        .exists()
+        .then_some((path, false))
 }
 
 /// What the node says about memory limits.
@@ -39,7 +41,8 @@ pub fn notice() -> &'static str {
 pub fn machine_kib() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    line.and_then(|l| l.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
 }
 
 impl Group {
@@ -49,7 +52,11 @@ impl Group {
         let path = root.join(name);
         std::fs::create_dir_all(&path).ok()?;
         let group = Self { path, unified };
-        let file = if unified { "memory.max" } else { "memory.limit_in_bytes" };
+        let file = if unified {
+            "memory.max"
+        } else {
+            "memory.limit_in_bytes"
+        };
         std::fs::write(group.path.join(file), bytes.to_string()).ok()?;
         Some(group)
     }
@@ -61,9 +68,15 @@ impl Group {
 
     /// Whether the kernel killed a process of the group for its memory.
     pub fn out_of_memory(&self) -> bool {
-        let file = if self.unified { "memory.events" } else { "memory.oom_control" };
+        let file = if self.unified {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        };
         let text = std::fs::read_to_string(self.path.join(file)).unwrap_or_default();
-        text.lines().filter_map(|l| l.strip_prefix("oom_kill ")).any(|n| n.trim() != "0")
+        text.lines()
+            .filter_map(|l| l.strip_prefix("oom_kill "))
+            .any(|n| n.trim() != "0")
     }
 }
 
@@ -75,7 +88,9 @@ impl Drop for Group {
 
 /// Bytes of a Kubernetes quantity such as `512Mi`, `1G` or `1e9`.
 pub fn bytes(quantity: &str) -> Option<u64> {
-    let split = quantity.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(quantity.len());
+    let split = quantity
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(quantity.len());
     let (number, unit) = quantity.split_at(split);
     let factor: f64 = match unit {
         "" => 1.0,
@@ -97,7 +112,13 @@ pub fn bytes(quantity: &str) -> Option<u64> {
 mod tests {
     #[test]
     fn quantities_are_read_as_kubernetes_writes_them() {
-        for (text, expected) in [("512Mi", 536_870_912), ("1G", 1_000_000_000), ("1.5Gi", 1_610_612_736), ("100", 100), ("1e9", 1_000_000_000)] {
+        for (text, expected) in [
+            ("512Mi", 536_870_912),
+            ("1G", 1_000_000_000),
+            ("1.5Gi", 1_610_612_736),
+            ("100", 100),
+            ("1e9", 1_000_000_000),
+        ] {
             assert_eq!(super::bytes(text), Some(expected), "{text}");
         }
         assert_eq!(super::bytes("much"), None);

@@ -68,7 +68,14 @@ struct Shared {
 }
 
 impl Shared {
-    async fn note(&self, pod: &Pod, warning: bool, reason: &str, message: &str, component: &'static str) {
+    async fn note(
+        &self,
+        pod: &Pod,
+        warning: bool,
+        reason: &str,
+        message: &str,
+        component: &'static str,
+    ) {
         let note = Note {
             about: reference(pod),
             warning,
@@ -111,14 +118,19 @@ impl Agent {
         };
         // Watches outlive `shutdown`: stopping pods still read them.
         let (t1, t2) = (touch(&changed), touch(&changed));
-        let config_maps = cache::watch::<ConfigMap>(&client, CancellationToken::new(), move |_| t1());
+        let config_maps =
+            cache::watch::<ConfigMap>(&client, CancellationToken::new(), move |_| t1());
         let secrets = cache::watch::<Secret>(&client, CancellationToken::new(), move |_| t2());
         let proxy = proxy::Proxy::default();
         let (p1, p2) = (proxy.clone(), proxy.clone());
         let services = cache::watch::<Service>(&client, shutdown.clone(), move |_| p1.touch());
         let slices = cache::watch::<EndpointSlice>(&client, shutdown.clone(), move |_| p2.touch());
         tokio::spawn(proxy.run(services.clone(), slices, shutdown.clone()));
-        tokio::join!(config_maps.clone().into_ready(), secrets.clone().into_ready(), services.clone().into_ready());
+        tokio::join!(
+            config_maps.clone().into_ready(),
+            secrets.clone().into_ready(),
+            services.clone().into_ready()
+        );
 
         let shared = Arc::new(Shared {
             client: client.clone(),
@@ -155,9 +167,16 @@ type Tasks = Arc<Mutex<HashMap<String, watch::Sender<Option<Arc<Pod>>>>>>;
 /// Hands a pod's new state to its task; begins one for a pod that is or becomes ours.
 fn route(shared: &Arc<Shared>, tasks: &Tasks, tracker: &tokio_util::task::TaskTracker, pod: Pod) {
     let uid = pod.uid().unwrap_or_default();
-    let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+    let node = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.node_name.clone())
+        .unwrap_or_default();
     if node.is_empty() {
-        let waits = pod.spec.as_ref().is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty()));
+        let waits = pod
+            .spec
+            .as_ref()
+            .is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty()));
         if pod.metadata.deletion_timestamp.is_none() && !waits {
             tracker.spawn(bind(shared.clone(), pod));
         }
@@ -185,18 +204,40 @@ fn route(shared: &Arc<Shared>, tasks: &Tasks, tracker: &tokio_util::task::TaskTr
 /// Schedules a pod to this node.
 async fn bind(shared: Arc<Shared>, pod: Pod) {
     let (name, namespace) = (pod.name_any(), pod.namespace().unwrap_or_default());
-    let selector = pod.spec.as_ref().and_then(|s| s.node_selector.clone()).unwrap_or_default();
+    let selector = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.node_selector.clone())
+        .unwrap_or_default();
     let labels = labels();
-    if let Some((key, value)) = selector.iter().find(|(k, v)| labels.get(k.as_str()) != Some(v)) {
-        let message = format!("0/1 nodes are available: 1 node(s) didn't match Pod's node selector ({key}={value}).");
-        shared.note(&pod, true, "FailedScheduling", &message, "default-scheduler").await;
+    if let Some((key, value)) = selector
+        .iter()
+        .find(|(k, v)| labels.get(k.as_str()) != Some(v))
+    {
+        let message = format!(
+            "0/1 nodes are available: 1 node(s) didn't match Pod's node selector ({key}={value})."
+        );
+        shared
+            .note(
+                &pod,
+                true,
+                "FailedScheduling",
+                &message,
+                "default-scheduler",
+            )
+            .await;
         let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
         ]}});
         let api: Api<Pod> = Api::namespaced(shared.client.clone(), &namespace);
-        let known = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let known = pod
+            .status
+            .iter()
+            .flat_map(|s| s.conditions.iter().flatten());
         if !known.into_iter().any(|c| c.type_ == "PodScheduled") {
-            let _ = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+            let _ = api
+                .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
+                .await;
         }
         return;
     }
@@ -204,14 +245,18 @@ async fn bind(shared: Arc<Shared>, pod: Pod) {
         "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name, "namespace": namespace, "uid": pod.uid()},
         "target": {"apiVersion": "v1", "kind": "Node", "name": NODE}
     });
-    let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/pods/{name}/binding"))
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .body(binding.to_string().into_bytes());
+    let request = http::Request::post(format!(
+        "/api/v1/namespaces/{namespace}/pods/{name}/binding"
+    ))
+    .header(http::header::CONTENT_TYPE, "application/json")
+    .body(binding.to_string().into_bytes());
     let Ok(request) = request else { return };
     match shared.client.request::<serde_json::Value>(request).await {
         Ok(_) => {
             let message = format!("Successfully assigned {namespace}/{name} to {NODE}");
-            shared.note(&pod, false, "Scheduled", &message, "default-scheduler").await;
+            shared
+                .note(&pod, false, "Scheduled", &message, "default-scheduler")
+                .await;
         }
         // Bound already, gone, or lost: the watch tells, and a later event tries again.
         Err(error) => tracing::debug!(%error, pod = name, "binding refused"),
@@ -222,7 +267,15 @@ fn labels() -> std::collections::BTreeMap<&'static str, String> {
     [
         ("kubernetes.io/hostname", NODE.to_owned()),
         ("kubernetes.io/os", "linux".to_owned()),
-        ("kubernetes.io/arch", if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }.to_owned()),
+        (
+            "kubernetes.io/arch",
+            if cfg!(target_arch = "x86_64") {
+                "amd64"
+            } else {
+                "arm64"
+            }
+            .to_owned(),
+        ),
     ]
     .into()
 }
@@ -232,7 +285,8 @@ async fn register(client: &Client, shutdown: &CancellationToken) {
     let api: Api<Node> = Api::all(client.clone());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = memory::machine_kib();
-    let capacity = json!({"cpu": cores.to_string(), "memory": format!("{memory}Ki"), "pods": "110"});
+    let capacity =
+        json!({"cpu": cores.to_string(), "memory": format!("{memory}Ki"), "pods": "110"});
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": labels()}, "spec": {}});
     let status = json!({"status": {
         "capacity": capacity, "allocatable": capacity,
@@ -254,7 +308,10 @@ async fn register(client: &Client, shutdown: &CancellationToken) {
             other => other.map(drop),
         };
         let told = match made {
-            Ok(()) => api.patch_status(NODE, &PatchParams::default(), &Patch::Merge(&status)).await.map(drop),
+            Ok(()) => api
+                .patch_status(NODE, &PatchParams::default(), &Patch::Merge(&status))
+                .await
+                .map(drop),
             Err(error) => Err(error),
         };
         let Err(error) = told else { return };

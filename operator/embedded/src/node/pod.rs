@@ -1,27 +1,27 @@
 //! The life of one pod on this node: owns the order of mounting, starting, restarting and
 //! ending its containers. It must not outlive the pod or the agent.
 
+mod report;
+mod start;
+
 use std::collections::HashMap;
 use std::fs;
 use std::future::pending;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Api, ResourceExt};
-use serde_json::json;
+use kube::ResourceExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::container::{Exit, Plan, Process};
-use super::environment::Mounts;
-use super::probe::{self, Finding};
-use super::status::{self, Facts, Known, Phase};
-use super::{Shared, environment, log, memory, volume};
+use super::container::{Exit, Process};
+use super::probe::Finding;
+use super::status::{Facts, Known, Phase};
+use super::{Shared, log, memory, volume};
 use crate::clock::Clock;
 
 /// Longest time that stopping containers get when the agent itself stops.
@@ -72,7 +72,13 @@ pub async fn run(shared: &Shared, pod: Arc<Pod>, mut updates: watch::Receiver<Op
     let mut life = Life {
         shared,
         known: waiting(&pod),
-        facts: Facts { ip: String::new(), since: shared.clock.now(), disrupted: false, failure: None, ended: false },
+        facts: Facts {
+            ip: String::new(),
+            since: shared.clock.now(),
+            disrupted: false,
+            failure: None,
+            ended: false,
+        },
         pod,
         uid: uid.clone(),
         directory: directory.clone(),
@@ -85,7 +91,11 @@ pub async fn run(shared: &Shared, pod: Arc<Pod>, mut updates: watch::Receiver<Op
         killed: HashMap::new(),
     };
     let finished = life.resume();
-    let deleted = if finished { true } else { life.live(&mut updates, &mut news).await };
+    let deleted = if finished {
+        true
+    } else {
+        life.live(&mut updates, &mut news).await
+    };
     if !deleted {
         return;
     }
@@ -110,7 +120,11 @@ fn waiting(pod: &Pod) -> Vec<Known> {
 
 impl Life<'_> {
     fn policy(&self) -> &str {
-        self.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always")
+        self.pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.restart_policy.as_deref())
+            .unwrap_or("Always")
     }
 
     fn container(&self, at: usize) -> Option<Container> {
@@ -136,11 +150,14 @@ impl Life<'_> {
         };
         let never = self.policy() == "Never";
         for (at, old) in status.container_statuses.into_iter().flatten().enumerate() {
-            let Some(known) = self.known.get_mut(at) else { continue };
+            let Some(known) = self.known.get_mut(at) else {
+                continue;
+            };
             let terminated = old.state.and_then(|s| s.terminated);
             known.restarts = old.restart_count;
             if never {
-                known.phase = Phase::Terminated(Box::new(terminated.unwrap_or_else(|| lost.clone())));
+                known.phase =
+                    Phase::Terminated(Box::new(terminated.unwrap_or_else(|| lost.clone())));
             } else {
                 known.restarts += 1;
                 known.last = Some(terminated.unwrap_or_else(|| lost.clone()));
@@ -158,7 +175,11 @@ impl Life<'_> {
     }
 
     /// Until the pod is to go (true) or the agent stops (false).
-    async fn live(&mut self, updates: &mut watch::Receiver<Option<Arc<Pod>>>, news: &mut mpsc::UnboundedReceiver<News>) -> bool {
+    async fn live(
+        &mut self,
+        updates: &mut watch::Receiver<Option<Arc<Pod>>>,
+        news: &mut mpsc::UnboundedReceiver<News>,
+    ) -> bool {
         let mut sources = self.shared.sources.clone();
         let shutdown = self.shared.shutdown.clone();
         let mut begun = self.facts.disrupted;
@@ -176,7 +197,12 @@ impl Life<'_> {
             if self.running.is_empty() && (deleting || stopping) {
                 return deleting && !stopping;
             }
-            let restart = self.restart_at.values().min().copied().filter(|_| kill_at.is_none());
+            let restart = self
+                .restart_at
+                .values()
+                .min()
+                .copied()
+                .filter(|_| kill_at.is_none());
             tokio::select! {
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
@@ -222,160 +248,14 @@ impl Life<'_> {
         }
     }
 
-    /// Mounts and starts everything; false if something is missing yet.
-    async fn begin(&mut self) -> bool {
-        self.facts.ip = self.ip.to_string();
-        if let Some(what) = unsupported(&self.pod) {
-            self.shared.note(&self.pod, true, "Failed", &what, "kubelet").await;
-            self.facts.failure = Some(("NotSupported".into(), what));
-            return true;
-        }
-        if let Err(error) = fs::create_dir_all(self.directory.join("root")) {
-            self.wait("CreateContainerError", &format!("{}: {error}", self.directory.display())).await;
-            return false;
-        }
-        if let Err(error) = volume::mount(self.shared, &self.pod, &self.directory, &self.facts.ip, true).await {
-            self.shared.note(&self.pod, true, "FailedMount", &error, "kubelet").await;
-            self.wait("ContainerCreating", "").await;
-            return false;
-        }
-        let namespace = self.pod.namespace().unwrap_or_default();
-        log::announce(&self.shared.config.directory, &namespace, &self.pod.name_any(), &self.uid);
-        let _ = fs::write(self.directory.join("begun"), b"");
-        for at in 0..self.known.len() {
-            self.start(at).await;
-        }
-        true
-    }
-
-    async fn wait(&mut self, reason: &str, message: &str) {
-        for known in &mut self.known {
-            known.phase = Phase::Waiting(reason.to_owned(), message.to_owned());
-        }
-    }
-
-    /// Starts a container; what stands in the way becomes its waiting reason and a later try.
-    async fn start(&mut self, at: usize) {
-        let Some(container) = self.container(at) else { return };
-        let (reason, message) = match self.try_start(at, &container).await {
-            Ok(running) => {
-                self.running.insert(at, running);
-                let message = format!("Started container {}", container.name);
-                self.shared.note(&self.pod, false, "Started", &message, "kubelet").await;
-                return;
-            }
-            Err(refused) => refused,
-        };
-        self.shared.note(&self.pod, true, "Failed", &message, "kubelet").await;
-        if let Some(known) = self.known.get_mut(at) {
-            known.phase = Phase::Waiting(reason, message);
-        }
-        let delay = self.backoff(at, Duration::ZERO).max(RESTART_FIRST);
-        self.restart_at.insert(at, Instant::now() + delay);
-    }
-
-    async fn try_start(&mut self, at: usize, container: &Container) -> Result<Running, (String, String)> {
-        let config = |message: String| ("CreateContainerConfigError".to_owned(), message);
-        let (program, args) = self.command(container)?;
-        let mounts = container.volume_mounts.iter().flatten();
-        let mounts = mounts.map(|m| {
-            let real = volume::path(&self.directory, &m.name);
-            (m.mount_path.clone(), m.sub_path.as_ref().map_or(real.clone(), |sub| real.join(sub)))
-        });
-        let mounts = Mounts::new(mounts.collect());
-        let own = environment::build(self.shared, &self.pod, container, &self.facts.ip, &mounts).map_err(config)?;
-        let args: Vec<String> = args.iter().map(|a| mounts.rewrite(&environment::expand(a, &own))).collect();
-        let run = self.known.get(at).map_or(0, |k| k.restarts);
-        let message_file = self.message_file(&container.name, run);
-        let mut all = vec![
-            ("PATH".to_owned(), std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".into())),
-            ("HOME".to_owned(), self.directory.join("root").display().to_string()),
-            ("HOSTNAME".to_owned(), self.pod.spec.as_ref().and_then(|s| s.hostname.clone()).unwrap_or(self.pod.name_any())),
-            ("TMPDIR".to_owned(), self.temporary(&mounts)),
-            ("BESSEMER_TERMINATION_LOG".to_owned(), message_file.display().to_string()),
-        ];
-        all.extend(self.shared.config.environment.iter().cloned());
-        all.extend(own);
-        let limit = container.resources.as_ref().and_then(|r| r.limits.as_ref()?.get("memory").cloned());
-        let limit = limit.and_then(|q| memory::bytes(&q.0));
-        let group = limit.and_then(|bytes| memory::Group::new(&format!("{}-{}-{run}", self.uid, container.name), bytes));
-        let plan = Plan {
-            program,
-            args,
-            environment: all,
-            directory: container.working_dir.as_ref().map_or(self.directory.join("root"), |d| PathBuf::from(mounts.rewrite(d))),
-            log: log::file(&self.shared.config.directory, &self.uid, &container.name, run),
-            pid_file: self.directory.join(format!("{}.pid", container.name)),
-        };
-        let message = format!("Created container: {}", container.name);
-        self.shared.note(&self.pod, false, "Created", &message, "kubelet").await;
-        let news = self.news_tx.clone();
-        let started = self.shared.spawner.spawn(plan, move |exit| drop(news.send(News::Ended(at, run, exit)))).await;
-        let process = started.map_err(|e| ("RunContainerError".to_owned(), format!("cannot start container {}: {e}", container.name)))?;
-        if let Some(group) = &group
-            && let Err(error) = group.add(process.pid)
-        {
-            tracing::debug!(%error, "memory limit not set");
-        }
-        if let Some(known) = self.known.get_mut(at) {
-            known.phase = Phase::Running(self.shared.clock.now());
-            known.started = false;
-            known.ready = false;
-        }
-        let (found_tx, mut found) = mpsc::unbounded_channel();
-        let probing = probe::run(container.clone(), self.ip, found_tx);
-        let news = self.news_tx.clone();
-        let probes = tokio::spawn(async move {
-            let forward = async {
-                while let Some(finding) = found.recv().await {
-                    if news.send(News::Found(at, run, finding)).is_err() {
-                        return;
-                    }
-                }
-            };
-            tokio::join!(probing, forward);
-        });
-        Ok(Running { process, probes, group, since: Instant::now() })
-    }
-
-    fn temporary(&self, mounts: &Mounts) -> String {
-        let real = mounts.rewrite("/tmp");
-        if real == "/tmp" { self.directory.join("root").display().to_string() } else { real }
-    }
-
-    fn message_file(&self, container: &str, run: i32) -> PathBuf {
-        self.directory.join(format!("{container}.{run}.message"))
-    }
-
-    /// The program of an image: its directory comes first, then the command's own path.
-    fn command(&self, container: &Container) -> Result<(PathBuf, Vec<String>), (String, String)> {
-        let image = container.image.clone().unwrap_or_default();
-        let images = &self.shared.config.images;
-        let found = images.iter().find(|(name, _)| *name == image).or_else(|| images.iter().find(|(name, _)| name == "*"));
-        let missing = |why: String| ("ErrImagePull".to_owned(), why);
-        let (_, directory) = found.ok_or_else(|| {
-            missing(format!("the local node has no image \"{image}\"; it knows {}", images.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")))
-        })?;
-        let mut words = container.command.iter().flatten().chain(container.args.iter().flatten()).cloned();
-        let first = words.next().ok_or_else(|| missing(format!("container {} names no command", container.name)))?;
-        let name = Path::new(&first).file_name().map(PathBuf::from).unwrap_or_default();
-        let program = directory.join(&name);
-        if !program.is_file() {
-            return Err(missing(format!(
-                "image \"{image}\" has no program {} in {}; build it (make build) or reinstall Bessemer",
-                name.display(),
-                directory.display()
-            )));
-        }
-        Ok((program, words.collect()))
-    }
-
     async fn hear(&mut self, news: News) {
         match news {
             News::Ended(at, run, exit) if self.known.get(at).is_some_and(|k| k.restarts == run) => {
                 self.ended(at, run, exit).await;
             }
-            News::Found(at, run, finding) if self.known.get(at).is_some_and(|k| k.restarts == run) => {
+            News::Found(at, run, finding)
+                if self.known.get(at).is_some_and(|k| k.restarts == run) =>
+            {
                 self.found(at, finding).await;
             }
             News::Ended(..) | News::Found(..) => {}
@@ -384,22 +264,32 @@ impl Life<'_> {
 
     async fn found(&mut self, at: usize, finding: Finding) {
         let deleting = self.pod.metadata.deletion_timestamp.is_some();
-        let Some(known) = self.known.get_mut(at) else { return };
+        let Some(known) = self.known.get_mut(at) else {
+            return;
+        };
         match finding {
             Finding::Started => known.started = true,
             Finding::Ready(ready) => known.ready = ready,
             Finding::Unhealthy(message) => {
                 if !deleting {
-                    self.shared.note(&self.pod, true, "Unhealthy", &message, "kubelet").await;
+                    self.shared
+                        .note(&self.pod, true, "Unhealthy", &message, "kubelet")
+                        .await;
                 }
             }
             Finding::Dead(message) => {
                 let name = known.name.clone();
-                self.shared.note(&self.pod, true, "Unhealthy", &message, "kubelet").await;
+                self.shared
+                    .note(&self.pod, true, "Unhealthy", &message, "kubelet")
+                    .await;
                 let text = format!("Container {name} failed its probe, will be restarted");
-                self.shared.note(&self.pod, false, "Killing", &text, "kubelet").await;
+                self.shared
+                    .note(&self.pod, false, "Killing", &text, "kubelet")
+                    .await;
                 self.killed.insert(at, message);
-                let Some(running) = self.running.get(&at) else { return };
+                let Some(running) = self.running.get(&at) else {
+                    return;
+                };
                 running.process.terminate();
                 let (process, grace) = (running.process.clone(), self.grace());
                 // The pid stays ours until the waiter has reaped it and the news arrives.
@@ -415,15 +305,34 @@ impl Life<'_> {
     }
 
     async fn ended(&mut self, at: usize, run: i32, exit: Exit) {
-        let Some(running) = self.running.remove(&at) else { return };
+        let Some(running) = self.running.remove(&at) else {
+            return;
+        };
         running.probes.abort();
-        let Some(container) = self.container(at) else { return };
-        let oom = running.group.as_ref().is_some_and(memory::Group::out_of_memory);
-        let mut message = fs::read_to_string(self.message_file(&container.name, run)).unwrap_or_default();
-        message.truncate(message.char_indices().nth(4096).map_or(message.len(), |(at, _)| at));
-        let fallback = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        let Some(container) = self.container(at) else {
+            return;
+        };
+        let oom = running
+            .group
+            .as_ref()
+            .is_some_and(memory::Group::out_of_memory);
+        let mut message =
+            fs::read_to_string(self.message_file(&container.name, run)).unwrap_or_default();
+        message.truncate(
+            message
+                .char_indices()
+                .nth(4096)
+                .map_or(message.len(), |(at, _)| at),
+        );
+        let fallback =
+            container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
         if message.is_empty() && exit.code != 0 && fallback {
-            message = log::tail(&log::file(&self.shared.config.directory, &self.uid, &container.name, run));
+            message = log::tail(&log::file(
+                &self.shared.config.directory,
+                &self.uid,
+                &container.name,
+                run,
+            ));
         }
         if message.is_empty() {
             message = self.killed.remove(&at).unwrap_or_default();
@@ -434,8 +343,14 @@ impl Life<'_> {
             0 => "Completed",
             _ => "Error",
         };
-        let Some(known) = self.known.get_mut(at) else { return };
-        let began = if let Phase::Running(since) = known.phase { since } else { now };
+        let Some(known) = self.known.get_mut(at) else {
+            return;
+        };
+        let began = if let Phase::Running(since) = known.phase {
+            since
+        } else {
+            now
+        };
         let end = ContainerStateTerminated {
             exit_code: exit.code,
             signal: exit.signal,
@@ -447,12 +362,19 @@ impl Life<'_> {
         };
         known.ready = false;
         known.started = false;
-        let again = match self.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always") {
+        let again = match self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.restart_policy.as_deref())
+            .unwrap_or("Always")
+        {
             "Never" => false,
             "OnFailure" => exit.code != 0,
             _ => true,
         };
-        let going = self.pod.metadata.deletion_timestamp.is_some() || self.shared.shutdown.is_cancelled();
+        let going =
+            self.pod.metadata.deletion_timestamp.is_some() || self.shared.shutdown.is_cancelled();
         if !again || going {
             known.phase = Phase::Terminated(Box::new(end));
             return;
@@ -462,12 +384,21 @@ impl Life<'_> {
         let name = known.name.clone();
         let delay = self.backoff(at, running.since.elapsed());
         if !delay.is_zero() {
-            let message = format!("back-off {}s restarting failed container={name} pod={}", delay.as_secs(), self.pod.name_any());
+            let message = format!(
+                "back-off {}s restarting failed container={name} pod={}",
+                delay.as_secs(),
+                self.pod.name_any()
+            );
             if let Some(known) = self.known.get_mut(at) {
                 known.phase = Phase::Waiting("CrashLoopBackOff".into(), message);
             }
-            let text = format!("Back-off restarting failed container {name} in pod {}", self.pod.name_any());
-            self.shared.note(&self.pod, true, "BackOff", &text, "kubelet").await;
+            let text = format!(
+                "Back-off restarting failed container {name} in pod {}",
+                self.pod.name_any()
+            );
+            self.shared
+                .note(&self.pod, true, "BackOff", &text, "kubelet")
+                .await;
         }
         self.restart_at.insert(at, Instant::now() + delay);
     }
@@ -492,7 +423,13 @@ impl Life<'_> {
 
     fn grace(&self) -> Duration {
         let meta = self.pod.metadata.deletion_grace_period_seconds;
-        let seconds = meta.or(self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds)).unwrap_or(30);
+        let seconds = meta
+            .or(self
+                .pod
+                .spec
+                .as_ref()
+                .and_then(|s| s.termination_grace_period_seconds))
+            .unwrap_or(30);
         Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
     }
 
@@ -503,94 +440,16 @@ impl Life<'_> {
             running.process.terminate();
             if !agent_stops && let Some(container) = self.container(*at) {
                 let message = format!("Stopping container {}", container.name);
-                self.shared.note(&self.pod, false, "Killing", &message, "kubelet").await;
+                self.shared
+                    .note(&self.pod, false, "Killing", &message, "kubelet")
+                    .await;
             }
         }
-        if agent_stops { self.grace().min(STOP_LIMIT) } else { self.grace() }
-    }
-
-    /// Writes the status if it changed; a failed write is tried again with the next change.
-    async fn publish(&mut self) {
-        if self.shared.shutdown.is_cancelled() {
-            return;
+        if agent_stops {
+            self.grace().min(STOP_LIMIT)
+        } else {
+            self.grace()
         }
-        let now = self.shared.clock.now();
-        let mut base = (*self.pod).clone();
-        if let Some(written) = &self.written {
-            // Our own last write may not have come back yet; its condition times are the true ones.
-            let foreign = base.status.iter().flat_map(|s| s.conditions.iter().flatten()).cloned();
-            let own = written.conditions.clone().unwrap_or_default();
-            let mut all: Vec<_> = foreign.filter(|c| !own.iter().any(|o| o.type_ == c.type_)).collect();
-            all.extend(own);
-            let status = base.status.get_or_insert_default();
-            status.conditions = Some(all);
-            status.start_time.clone_from(&written.start_time);
-        }
-        let status = status::build(&base, &self.known, &self.facts, now);
-        if self.written.as_ref() == Some(&status) {
-            return;
-        }
-        for attempt in 0..5_u32 {
-            match self.write(&status).await {
-                Ok(()) => {
-                    self.written = Some(status);
-                    return;
-                }
-                // Gone: the watch will say so.
-                Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => return,
-                Err(error) => {
-                    tracing::debug!(%error, pod = self.pod.name_any(), "status not written; trying again");
-                    sleep(Duration::from_millis(100 << attempt)).await;
-                }
-            }
-        }
-    }
-
-    async fn write(&self, status: &PodStatus) -> Result<(), kube::Error> {
-        let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &self.pod.namespace().unwrap_or_default());
-        let mut value = serde_json::to_value(status).map_err(kube::Error::SerdeError)?;
-        if let Some(map) = value.as_object_mut() {
-            map.remove("qosClass");
-        }
-        let patch = json!({"metadata": {"uid": self.uid}, "status": value});
-        api.patch_status(&self.pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
-    }
-
-    /// The pod has ended: says so, lets the object go when it is deleted, and cleans up.
-    async fn end(&mut self, updates: &mut watch::Receiver<Option<Arc<Pod>>>) {
-        loop {
-            if let Some(pod) = updates.borrow_and_update().clone() {
-                self.pod = pod;
-            }
-            if self.pod.metadata.deletion_timestamp.is_some() {
-                break;
-            }
-            tokio::select! {
-                () = self.shared.shutdown.cancelled() => return,
-                changed = updates.changed() => if changed.is_err() { return },
-            }
-        }
-        self.facts.ended = true;
-        let finished = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
-        if !matches!(finished, Some("Succeeded" | "Failed")) {
-            self.publish().await;
-        }
-        let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &self.pod.namespace().unwrap_or_default());
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions { uid: Some(self.uid.clone()), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        while !self.shared.shutdown.is_cancelled() {
-            match api.delete(&self.pod.name_any(), &params).await {
-                Ok(_) => break,
-                Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => break,
-                Err(_) => sleep(Duration::from_millis(300)).await,
-            }
-        }
-        let namespace = self.pod.namespace().unwrap_or_default();
-        log::withdraw(&self.shared.config.directory, &namespace, &self.pod.name_any(), &self.uid);
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
@@ -600,22 +459,3 @@ async fn until(at: Option<Instant>) {
         None => pending().await,
     }
 }
-
-/// What a pod asks for that a local node does not have.
-fn unsupported(pod: &Pod) -> Option<String> {
-    let spec = pod.spec.as_ref()?;
-    if spec.init_containers.as_ref().is_some_and(|c| !c.is_empty()) {
-        return Some("init containers are not supported by the local node".into());
-    }
-    for container in &spec.containers {
-        let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
-        if probes.into_iter().flatten().any(|p| p.http_get.is_none() && p.tcp_socket.is_none()) {
-            return Some(format!("container {}: exec and grpc probes are not supported by the local node", container.name));
-        }
-        if container.lifecycle.is_some() {
-            return Some(format!("container {}: lifecycle hooks are not supported by the local node", container.name));
-        }
-    }
-    None
-}
-

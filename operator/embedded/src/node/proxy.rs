@@ -53,7 +53,12 @@ impl Proxy {
     }
 
     /// Keeps the listeners in step with Services and EndpointSlices until `shutdown`.
-    pub async fn run(self, services: Store<Service>, slices: Store<EndpointSlice>, shutdown: CancellationToken) {
+    pub async fn run(
+        self,
+        services: Store<Service>,
+        slices: Store<EndpointSlice>,
+        shutdown: CancellationToken,
+    ) {
         let mut ports: HashMap<SocketAddr, Port> = HashMap::new();
         loop {
             let wanted = wanted(&services, &slices);
@@ -65,7 +70,9 @@ impl Proxy {
                 stays
             });
             for (address, backends) in wanted {
-                let port = ports.entry(address).or_insert_with(|| open(address, &shutdown));
+                let port = ports
+                    .entry(address)
+                    .or_insert_with(|| open(address, &shutdown));
                 *port.backends.all.write() = backends;
             }
             tokio::select! {
@@ -77,19 +84,36 @@ impl Proxy {
 }
 
 /// Address of each service port, and the endpoints behind it.
-fn wanted(services: &Store<Service>, slices: &Store<EndpointSlice>) -> BTreeMap<SocketAddr, Vec<SocketAddr>> {
+fn wanted(
+    services: &Store<Service>,
+    slices: &Store<EndpointSlice>,
+) -> BTreeMap<SocketAddr, Vec<SocketAddr>> {
     let slices = slices.all();
     let mut all = BTreeMap::new();
     for service in services.all() {
         let Some(spec) = &service.spec else { continue };
-        let Some(ip) = spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok()) else { continue };
+        let Some(ip) = spec
+            .cluster_ip
+            .as_deref()
+            .and_then(|ip| ip.parse::<IpAddr>().ok())
+        else {
+            continue;
+        };
         let (name, namespace) = (service.name_any(), service.namespace());
         let own = slices.iter().filter(|s| {
-            s.namespace() == namespace && s.labels().get("kubernetes.io/service-name") == Some(&name)
+            s.namespace() == namespace
+                && s.labels().get("kubernetes.io/service-name") == Some(&name)
         });
         let own: Vec<_> = own.collect();
-        for port in spec.ports.iter().flatten().filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP") {
-            let Ok(number) = u16::try_from(port.port) else { continue };
+        for port in spec
+            .ports
+            .iter()
+            .flatten()
+            .filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP")
+        {
+            let Ok(number) = u16::try_from(port.port) else {
+                continue;
+            };
             let port_name = port.name.clone().unwrap_or_default();
             all.insert(SocketAddr::new(ip, number), endpoints(&own, &port_name));
         }
@@ -101,11 +125,24 @@ fn wanted(services: &Store<Service>, slices: &Store<EndpointSlice>) -> BTreeMap<
 fn endpoints(slices: &[&Arc<EndpointSlice>], port: &str) -> Vec<SocketAddr> {
     let (mut ready, mut ending) = (Vec::new(), Vec::new());
     for slice in slices {
-        let mut ports = slice.ports.iter().flatten().filter(|p| p.name.as_deref().unwrap_or_default() == port);
-        let Some(number) = ports.next().and_then(|p| p.port).and_then(|n| u16::try_from(n).ok()) else { continue };
+        let mut ports = slice
+            .ports
+            .iter()
+            .flatten()
+            .filter(|p| p.name.as_deref().unwrap_or_default() == port);
+        let Some(number) = ports
+            .next()
+            .and_then(|p| p.port)
+            .and_then(|n| u16::try_from(n).ok())
+        else {
+            continue;
+        };
         for endpoint in &slice.endpoints {
             let conditions = endpoint.conditions.clone().unwrap_or_default();
-            let addresses = endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok());
+            let addresses = endpoint
+                .addresses
+                .iter()
+                .filter_map(|a| a.parse::<IpAddr>().ok());
             let addresses = addresses.map(|a| SocketAddr::new(a, number));
             if conditions.ready.unwrap_or(true) {
                 ready.extend(addresses);
@@ -118,10 +155,15 @@ fn endpoints(slices: &[&Arc<EndpointSlice>], port: &str) -> Vec<SocketAddr> {
 }
 
 fn open(address: SocketAddr, shutdown: &CancellationToken) -> Port {
-    let port = Port { backends: Arc::default(), stop: shutdown.child_token() };
+    let port = Port {
+        backends: Arc::default(),
+        stop: shutdown.child_token(),
+    };
     let (backends, stop) = (port.backends.clone(), port.stop.clone());
     tokio::spawn(async move {
-        let Some(listener) = listen(address, &stop).await else { return };
+        let Some(listener) = listen(address, &stop).await else {
+            return;
+        };
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -160,8 +202,11 @@ async fn listen(address: SocketAddr, stop: &CancellationToken) -> Option<TcpList
 async fn forward(mut client: TcpStream, backends: Arc<Backends>) {
     let _ = client.set_nodelay(true);
     for address in backends.in_turn() {
-        let connected = tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(address)).await;
-        let Ok(Ok(mut server)) = connected else { continue };
+        let connected =
+            tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(address)).await;
+        let Ok(Ok(mut server)) = connected else {
+            continue;
+        };
         let _ = server.set_nodelay(true);
         let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
         return;

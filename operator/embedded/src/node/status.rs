@@ -3,8 +3,8 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
-    PodCondition, PodIP, PodStatus,
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -59,9 +59,12 @@ pub fn phase(policy: &str, containers: &[Known], facts: &Facts) -> &'static str 
         return "Failed";
     }
     let any = |test: fn(&Known) -> bool| containers.iter().any(test);
-    let all_succeeded =
-        containers.iter().all(|c| matches!(&c.phase, Phase::Terminated(t) if t.exit_code == 0));
-    let all_ended = containers.iter().all(|c| matches!(&c.phase, Phase::Terminated(_)));
+    let all_succeeded = containers
+        .iter()
+        .all(|c| matches!(&c.phase, Phase::Terminated(t) if t.exit_code == 0));
+    let all_ended = containers
+        .iter()
+        .all(|c| matches!(&c.phase, Phase::Terminated(_)));
     if facts.ended {
         return if all_succeeded { "Succeeded" } else { "Failed" };
     }
@@ -72,7 +75,13 @@ pub fn phase(policy: &str, containers: &[Known], facts: &Facts) -> &'static str 
         return "Pending";
     }
     match policy {
-        "Never" if all_ended => if all_succeeded { "Succeeded" } else { "Failed" },
+        "Never" if all_ended => {
+            if all_succeeded {
+                "Succeeded"
+            } else {
+                "Failed"
+            }
+        }
         "OnFailure" if all_succeeded => "Succeeded",
         _ => "Running",
     }
@@ -81,26 +90,56 @@ pub fn phase(policy: &str, containers: &[Known], facts: &Facts) -> &'static str 
 /// The whole status; conditions keep their times while their status stays.
 pub fn build(pod: &Pod, containers: &[Known], facts: &Facts, now: Timestamp) -> PodStatus {
     let old = pod.status.clone().unwrap_or_default();
-    let policy = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always");
+    let policy = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.restart_policy.as_deref())
+        .unwrap_or("Always");
     let phase = phase(policy, containers, facts);
     let finished = matches!(phase, "Succeeded" | "Failed");
     let ready = !finished && !containers.is_empty() && containers.iter().all(is_ready);
     let up = !facts.ip.is_empty() && !finished;
     let mut conditions = old.conditions.clone().unwrap_or_default();
-    let why = if finished { Some("PodCompleted") } else { Some("ContainersNotReady") };
+    let why = if finished {
+        Some("PodCompleted")
+    } else {
+        Some("ContainersNotReady")
+    };
     set(&mut conditions, "PodReadyToStartContainers", up, None, now);
-    set(&mut conditions, "Initialized", true, (phase == "Succeeded").then_some("PodCompleted"), now);
+    set(
+        &mut conditions,
+        "Initialized",
+        true,
+        (phase == "Succeeded").then_some("PodCompleted"),
+        now,
+    );
     set(&mut conditions, "Ready", ready, why.filter(|_| !ready), now);
-    set(&mut conditions, "ContainersReady", ready, why.filter(|_| !ready), now);
+    set(
+        &mut conditions,
+        "ContainersReady",
+        ready,
+        why.filter(|_| !ready),
+        now,
+    );
     if facts.disrupted && finished {
-        set(&mut conditions, "DisruptionTarget", true, Some("TerminationByKubelet"), now);
+        set(
+            &mut conditions,
+            "DisruptionTarget",
+            true,
+            Some("TerminationByKubelet"),
+            now,
+        );
     }
     PodStatus {
         phase: Some(phase.to_owned()),
         conditions: Some(conditions),
         container_statuses: Some(containers.iter().map(|c| container(c, pod)).collect()),
         pod_ip: Some(facts.ip.clone()).filter(|ip| !ip.is_empty()),
-        pod_ips: (!facts.ip.is_empty()).then(|| vec![PodIP { ip: facts.ip.clone() }]),
+        pod_ips: (!facts.ip.is_empty()).then(|| {
+            vec![PodIP {
+                ip: facts.ip.clone(),
+            }]
+        }),
         host_ip: Some("127.0.0.1".into()),
         start_time: Some(old.start_time.unwrap_or(Time(facts.since))),
         reason: facts.failure.as_ref().map(|(reason, _)| reason.clone()),
@@ -126,7 +165,9 @@ fn container(known: &Known, pod: &Pod) -> ContainerStatus {
             });
         }
         Phase::Running(since) => {
-            state.running = Some(ContainerStateRunning { started_at: Some(Time(*since)) });
+            state.running = Some(ContainerStateRunning {
+                started_at: Some(Time(*since)),
+            });
         }
         Phase::Terminated(end) => state.terminated = Some((**end).clone()),
     }
@@ -140,7 +181,10 @@ fn container(known: &Known, pod: &Pod) -> ContainerStatus {
         started: Some(matches!(known.phase, Phase::Running(_)) && known.started),
         restart_count: known.restarts,
         state: Some(state),
-        last_state: known.last.as_ref().map(|end| ContainerState { terminated: Some(end.clone()), ..Default::default() }),
+        last_state: known.last.as_ref().map(|end| ContainerState {
+            terminated: Some(end.clone()),
+            ..Default::default()
+        }),
         ..ContainerStatus::default()
     }
 }
@@ -148,7 +192,9 @@ fn container(known: &Known, pod: &Pod) -> ContainerStatus {
 fn set(all: &mut Vec<PodCondition>, kind: &str, value: bool, reason: Option<&str>, now: Timestamp) {
     let status = if value { "True" } else { "False" };
     let old = all.iter().find(|c| c.type_ == kind);
-    let since = old.filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
+    let since = old
+        .filter(|c| c.status == status)
+        .and_then(|c| c.last_transition_time.clone());
     let new = PodCondition {
         type_: kind.to_owned(),
         status: status.to_owned(),

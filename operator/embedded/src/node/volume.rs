@@ -9,7 +9,8 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccount, ServiceAccountTokenProjection, Volume,
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccount,
+    ServiceAccountTokenProjection, Volume,
 };
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
@@ -30,13 +31,21 @@ pub fn path(pod_directory: &Path, name: &str) -> PathBuf {
 ///
 /// # Errors
 /// A sentence that names what is missing (event FailedMount).
-pub async fn mount(shared: &Shared, pod: &Pod, directory: &Path, ip: &str, tokens: bool) -> Result<(), String> {
+pub async fn mount(
+    shared: &Shared,
+    pod: &Pod,
+    directory: &Path,
+    ip: &str,
+    tokens: bool,
+) -> Result<(), String> {
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         let at = path(directory, &volume.name);
-        fs::create_dir_all(&at).map_err(|e| format!("volume {}: cannot create its directory: {e}", volume.name))?;
+        fs::create_dir_all(&at)
+            .map_err(|e| format!("volume {}: cannot create its directory: {e}", volume.name))?;
         let files = content(shared, pod, volume, ip, tokens).await?;
         if let Some((files, keep)) = files {
-            write(&at, &files, keep).map_err(|e| format!("volume {}: cannot write: {e}", volume.name))?;
+            write(&at, &files, keep)
+                .map_err(|e| format!("volume {}: cannot write: {e}", volume.name))?;
         }
     }
     Ok(())
@@ -45,23 +54,46 @@ pub async fn mount(shared: &Shared, pod: &Pod, directory: &Path, ip: &str, token
 /// Whether the pod mounts a projected token.
 pub fn has_token(pod: &Pod) -> bool {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    let sources = volumes.flat_map(|v| v.projected.iter()).flat_map(|p| p.sources.iter().flatten());
-    sources.into_iter().any(|s| s.service_account_token.is_some())
+    let sources = volumes
+        .flat_map(|v| v.projected.iter())
+        .flat_map(|p| p.sources.iter().flatten());
+    sources
+        .into_iter()
+        .any(|s| s.service_account_token.is_some())
 }
 
 /// The files a volume shall hold, and whether others stay; None for a directory of the pod's own.
-async fn content(shared: &Shared, pod: &Pod, volume: &Volume, ip: &str, tokens: bool) -> Result<Option<(Files, bool)>, String> {
+async fn content(
+    shared: &Shared,
+    pod: &Pod,
+    volume: &Volume,
+    ip: &str,
+    tokens: bool,
+) -> Result<Option<(Files, bool)>, String> {
     let namespace = pod.namespace().unwrap_or_default();
-    let key = |name: &str| Key { namespace: namespace.clone(), name: name.to_owned() };
+    let key = |name: &str| Key {
+        namespace: namespace.clone(),
+        name: name.to_owned(),
+    };
     if let Some(source) = &volume.config_map {
         let map = shared.config_maps.get(&key(&source.name));
-        let files = from_map(map.as_deref(), &source.name, source.items.as_deref(), source.optional)?;
+        let files = from_map(
+            map.as_deref(),
+            &source.name,
+            source.items.as_deref(),
+            source.optional,
+        )?;
         return Ok(Some((files, false)));
     }
     if let Some(source) = &volume.secret {
         let name = source.secret_name.clone().unwrap_or_default();
         let secret = shared.secrets.get(&key(&name));
-        let files = from_secret(secret.as_deref(), &name, source.items.as_deref(), source.optional)?;
+        let files = from_secret(
+            secret.as_deref(),
+            &name,
+            source.items.as_deref(),
+            source.optional,
+        )?;
         return Ok(Some((files, false)));
     }
     if let Some(source) = &volume.downward_api {
@@ -71,10 +103,20 @@ async fn content(shared: &Shared, pod: &Pod, volume: &Volume, ip: &str, tokens: 
         let mut files = Files::new();
         for source in projected.sources.iter().flatten() {
             if let Some(s) = &source.config_map {
-                files.extend(from_map(shared.config_maps.get(&key(&s.name)).as_deref(), &s.name, s.items.as_deref(), s.optional)?);
+                files.extend(from_map(
+                    shared.config_maps.get(&key(&s.name)).as_deref(),
+                    &s.name,
+                    s.items.as_deref(),
+                    s.optional,
+                )?);
             }
             if let Some(s) = &source.secret {
-                files.extend(from_secret(shared.secrets.get(&key(&s.name)).as_deref(), &s.name, s.items.as_deref(), s.optional)?);
+                files.extend(from_secret(
+                    shared.secrets.get(&key(&s.name)).as_deref(),
+                    &s.name,
+                    s.items.as_deref(),
+                    s.optional,
+                )?);
             }
             if let Some(s) = &source.downward_api {
                 files.extend(downward(pod, ip, s.items.as_deref())?);
@@ -88,48 +130,101 @@ async fn content(shared: &Shared, pod: &Pod, volume: &Volume, ip: &str, tokens: 
     if volume.empty_dir.is_some() {
         return Ok(None);
     }
-    Err(format!("volume {}: the local node has configMap, secret, projected, downwardAPI and emptyDir volumes", volume.name))
+    Err(format!(
+        "volume {}: the local node has configMap, secret, projected, downwardAPI and emptyDir volumes",
+        volume.name
+    ))
 }
 
 fn select(all: Files, items: Option<&[KeyToPath]>, what: &str) -> Result<Files, String> {
-    let Some(items) = items.filter(|i| !i.is_empty()) else { return Ok(all) };
+    let Some(items) = items.filter(|i| !i.is_empty()) else {
+        return Ok(all);
+    };
     let pick = |item: &KeyToPath| {
         let value = all.get(&item.key).cloned();
-        value.map(|v| (item.path.clone(), v)).ok_or_else(|| format!("{what} has no key {}", item.key))
+        value
+            .map(|v| (item.path.clone(), v))
+            .ok_or_else(|| format!("{what} has no key {}", item.key))
     };
     items.iter().map(pick).collect()
 }
 
-fn from_map(map: Option<&ConfigMap>, name: &str, items: Option<&[KeyToPath]>, optional: Option<bool>) -> Result<Files, String> {
+fn from_map(
+    map: Option<&ConfigMap>,
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+) -> Result<Files, String> {
     let Some(map) = map else {
-        return if optional == Some(true) { Ok(Files::new()) } else { Err(format!("configmap \"{name}\" not found")) };
+        return if optional == Some(true) {
+            Ok(Files::new())
+        } else {
+            Err(format!("configmap \"{name}\" not found"))
+        };
     };
-    let mut all: Files = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes())).collect();
-    all.extend(map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())));
+    let mut all: Files = map
+        .data
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.clone().into_bytes()))
+        .collect();
+    all.extend(
+        map.binary_data
+            .iter()
+            .flatten()
+            .map(|(k, v)| (k.clone(), v.0.clone())),
+    );
     select(all, items, &format!("configmap \"{name}\""))
 }
 
-fn from_secret(secret: Option<&Secret>, name: &str, items: Option<&[KeyToPath]>, optional: Option<bool>) -> Result<Files, String> {
+fn from_secret(
+    secret: Option<&Secret>,
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+) -> Result<Files, String> {
     let Some(secret) = secret else {
-        return if optional == Some(true) { Ok(Files::new()) } else { Err(format!("secret \"{name}\" not found")) };
+        return if optional == Some(true) {
+            Ok(Files::new())
+        } else {
+            Err(format!("secret \"{name}\" not found"))
+        };
     };
-    let all = secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect();
+    let all = secret
+        .data
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.0.clone()))
+        .collect();
     select(all, items, &format!("secret \"{name}\""))
 }
 
 fn downward(pod: &Pod, ip: &str, items: Option<&[DownwardAPIVolumeFile]>) -> Result<Files, String> {
     let mut files = Files::new();
     for item in items.unwrap_or_default() {
-        let path = item.field_ref.as_ref().map(|f| f.field_path.as_str()).unwrap_or_default();
+        let path = item
+            .field_ref
+            .as_ref()
+            .map(|f| f.field_path.as_str())
+            .unwrap_or_default();
         let value = field(pod, ip, path).ok_or_else(|| format!("field {path} is not supported"))?;
         files.insert(item.path.clone(), value.into_bytes());
     }
     Ok(files)
 }
 
-async fn token(shared: &Shared, pod: &Pod, wanted: &ServiceAccountTokenProjection) -> Result<String, String> {
-    let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone());
-    let account = account.filter(|a| !a.is_empty()).unwrap_or_else(|| "default".into());
+async fn token(
+    shared: &Shared,
+    pod: &Pod,
+    wanted: &ServiceAccountTokenProjection,
+) -> Result<String, String> {
+    let account = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.service_account_name.clone());
+    let account = account
+        .filter(|a| !a.is_empty())
+        .unwrap_or_else(|| "default".into());
     let request = TokenRequest {
         spec: TokenRequestSpec {
             audiences: wanted.audience.iter().cloned().collect(),
@@ -143,8 +238,11 @@ async fn token(shared: &Shared, pod: &Pod, wanted: &ServiceAccountTokenProjectio
         },
         ..TokenRequest::default()
     };
-    let api: Api<ServiceAccount> = Api::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
-    let answer = api.create_token_request(&account, &PostParams::default(), &request).await;
+    let api: Api<ServiceAccount> =
+        Api::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
+    let answer = api
+        .create_token_request(&account, &PostParams::default(), &request)
+        .await;
     let answer = answer.map_err(|e| format!("no token for service account {account}: {e}"))?;
     Ok(answer.status.map(|s| s.token).unwrap_or_default())
 }
@@ -152,9 +250,13 @@ async fn token(shared: &Shared, pod: &Pod, wanted: &ServiceAccountTokenProjectio
 /// Brings a directory to hold exactly `files` (or at least, with `keep`), each replaced whole.
 fn write(at: &Path, files: &Files, keep: bool) -> std::io::Result<()> {
     for (name, bytes) in files {
-        let plain = Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
+        let plain = Path::new(name)
+            .components()
+            .all(|c| matches!(c, Component::Normal(_)));
         if !plain {
-            return Err(std::io::Error::other(format!("path {name} leaves the volume")));
+            return Err(std::io::Error::other(format!(
+                "path {name} leaves the volume"
+            )));
         }
         let path = at.join(name);
         if fs::read(&path).is_ok_and(|old| old == *bytes) {
@@ -163,8 +265,16 @@ fn write(at: &Path, files: &Files, keep: bool) -> std::io::Result<()> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        let new = path.with_file_name(format!("..{}", path.file_name().unwrap_or_default().to_string_lossy()));
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let new = path.with_file_name(format!(
+            "..{}",
+            path.file_name().unwrap_or_default().to_string_lossy()
+        ));
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(bytes)?;
         fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
         fs::rename(&new, &path)?;
@@ -175,7 +285,9 @@ fn write(at: &Path, files: &Files, keep: bool) -> std::io::Result<()> {
     for entry in fs::read_dir(at)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let wanted = files.keys().any(|f| *f == name || f.starts_with(&format!("{name}/")));
+        let wanted = files
+            .keys()
+            .any(|f| *f == name || f.starts_with(&format!("{name}/")));
         if !wanted && entry.file_type()?.is_file() {
             fs::remove_file(entry.path())?;
         }
@@ -190,7 +302,12 @@ mod tests {
     #[test]
     fn a_directory_follows_its_source_and_is_never_left() {
         let root = tempfile::tempdir().unwrap();
-        let files = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec())).collect::<Files>();
+        let files = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec()))
+                .collect::<Files>()
+        };
         write(root.path(), &files(&[("a", "1"), ("d/b", "2")]), false).unwrap();
         write(root.path(), &files(&[("d/b", "3")]), false).unwrap();
         assert!(!root.path().join("a").exists());

@@ -18,7 +18,9 @@ use parking_lot::Mutex;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The key cannot be a path.
-    #[error("key '{0}' is not allowed: parts must not be empty, '.' or '..', nor longer than 255 bytes")]
+    #[error(
+        "key '{0}' is not allowed: parts must not be empty, '.' or '..', nor longer than 255 bytes"
+    )]
     KeyInvalid(String),
     /// A key that is a folder of other keys, or lies below a key.
     #[error("key '{0}' is the folder of another key, or lies below one; choose another name")]
@@ -72,10 +74,17 @@ impl StoreError {
 
     /// Wraps an error of the file system, singling out a full disk.
     pub(super) fn file(what: &'static str, path: &Path, source: io::Error) -> Self {
-        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        if matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
             Self::NoSpace(path.to_path_buf())
         } else {
-            Self::File { what, path: path.to_path_buf(), source }
+            Self::File {
+                what,
+                path: path.to_path_buf(),
+                source,
+            }
         }
     }
 }
@@ -135,7 +144,11 @@ impl Directory {
             fs::remove_dir_all(&temporary).map_err(|e| StoreError::file("clean", &temporary, e))?;
         }
         fs::create_dir_all(&temporary).map_err(|e| StoreError::file("create", &temporary, e))?;
-        Ok(Self { root: root.to_path_buf(), commit: Mutex::new(()), counter: AtomicU64::new(0) })
+        Ok(Self {
+            root: root.to_path_buf(),
+            commit: Mutex::new(()),
+            counter: AtomicU64::new(0),
+        })
     }
 
     /// The directory.
@@ -147,7 +160,9 @@ impl Directory {
     /// A fresh path for an unfinished write, on the same file system as the keys.
     pub fn temporary(&self) -> PathBuf {
         let n = self.counter.fetch_add(1, Ordering::Relaxed);
-        self.root.join(TEMPORARY).join(format!("{}-{n}", std::process::id()))
+        self.root
+            .join(TEMPORARY)
+            .join(format!("{}-{n}", std::process::id()))
     }
 
     /// Creates a bucket; existing ones are left as they are.
@@ -166,7 +181,11 @@ impl Directory {
     /// When there is no such bucket.
     pub fn bucket(&self, bucket: &str) -> Result<PathBuf, StoreError> {
         let path = self.root.join(checked(bucket)?);
-        if path.is_dir() { Ok(path) } else { Err(StoreError::NoSuchBucket(bucket.to_owned())) }
+        if path.is_dir() {
+            Ok(path)
+        } else {
+            Err(StoreError::NoSuchBucket(bucket.to_owned()))
+        }
     }
 
     /// Names of all buckets, ordered.
@@ -206,9 +225,15 @@ impl Directory {
     pub fn open_key(&self, bucket: &str, key: &str) -> Result<(File, Entry), StoreError> {
         let path = self.path(bucket, key)?;
         let file = File::open(&path).map_err(|e| {
-            if absent(&e) { StoreError::NoSuchKey(key.to_owned()) } else { StoreError::file("open", &path, e) }
+            if absent(&e) {
+                StoreError::NoSuchKey(key.to_owned())
+            } else {
+                StoreError::file("open", &path, e)
+            }
         })?;
-        let data = file.metadata().map_err(|e| StoreError::file("read", &path, e))?;
+        let data = file
+            .metadata()
+            .map_err(|e| StoreError::file("read", &path, e))?;
         if data.is_dir() {
             return Err(StoreError::NoSuchKey(key.to_owned()));
         }
@@ -245,9 +270,9 @@ impl Directory {
         let guard = self.commit.lock();
         self.check(bucket, key, condition)?;
         let conflict = |e: io::Error, what, at: &Path| match e.kind() {
-            io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists => {
-                StoreError::KeyConflict(key.to_owned())
-            }
+            io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::AlreadyExists => StoreError::KeyConflict(key.to_owned()),
             _ => StoreError::file(what, at, e),
         };
         if path.is_dir() {
@@ -266,7 +291,11 @@ impl Directory {
         fs::rename(from, &path).map_err(|e| conflict(e, "write", &path))?;
         let data = fs::metadata(&path).map_err(|e| StoreError::file("read", &path, e))?;
         drop(guard);
-        for folder in path.parent().into_iter().chain(created.iter().filter_map(|c| c.parent())) {
+        for folder in path
+            .parent()
+            .into_iter()
+            .chain(created.iter().filter_map(|c| c.parent()))
+        {
             sync(folder)?;
         }
         Ok(entry(key, &data))
@@ -281,7 +310,11 @@ impl Directory {
             (Condition::Present(_), Err(StoreError::NoSuchKey(_))) => false,
             (_, Err(error)) => return Err(error),
         };
-        if holds { Ok(()) } else { Err(StoreError::PreconditionFailed(key.to_owned())) }
+        if holds {
+            Ok(())
+        } else {
+            Err(StoreError::PreconditionFailed(key.to_owned()))
+        }
     }
 
     /// Removes a key and the folders it leaves empty; a missing key is no error.
@@ -320,7 +353,14 @@ impl Directory {
         limit: usize,
     ) -> Result<Listing, StoreError> {
         let base = self.bucket(bucket)?;
-        let mut page = Page { prefix, delimiter, after: after.unwrap_or(""), limit, out: Listing::default(), last: String::new() };
+        let mut page = Page {
+            prefix,
+            delimiter,
+            after: after.unwrap_or(""),
+            limit,
+            out: Listing::default(),
+            last: String::new(),
+        };
         page.walk(&base, "")?;
         Ok(page.out)
     }
@@ -340,18 +380,36 @@ impl Page<'_> {
     fn walk(&mut self, folder: &Path, stem: &str) -> Result<bool, StoreError> {
         let mut names: Vec<(String, bool)> = children(folder)?
             .into_iter()
-            .map(|(name, is_folder)| (if is_folder { format!("{stem}{name}/") } else { format!("{stem}{name}") }, is_folder))
+            .map(|(name, is_folder)| {
+                (
+                    if is_folder {
+                        format!("{stem}{name}/")
+                    } else {
+                        format!("{stem}{name}")
+                    },
+                    is_folder,
+                )
+            })
             .collect();
         names.sort();
         for (key, is_folder) in names {
-            let relevant = key.starts_with(self.prefix) || (is_folder && self.prefix.starts_with(&key));
+            let relevant =
+                key.starts_with(self.prefix) || (is_folder && self.prefix.starts_with(&key));
             let passed = key.as_str() <= self.after && !(is_folder && self.after.starts_with(&key));
             if !relevant || passed {
                 continue;
             }
-            let name = key.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            let name = key
+                .trim_end_matches('/')
+                .rsplit('/')
+                .next()
+                .unwrap_or_default();
             let path = folder.join(name);
-            let going_on = if is_folder { self.walk(&path, &key)? } else { self.visit(&path, &key)? };
+            let going_on = if is_folder {
+                self.walk(&path, &key)?
+            } else {
+                self.visit(&path, &key)?
+            };
             if !going_on {
                 return Ok(false);
             }
@@ -361,10 +419,10 @@ impl Page<'_> {
 
     fn visit(&mut self, path: &Path, key: &str) -> Result<bool, StoreError> {
         let rest = key.strip_prefix(self.prefix).unwrap_or(key);
-        let group = self
-            .delimiter
-            .filter(|d| !d.is_empty())
-            .and_then(|d| rest.find(d).map(|at| format!("{}{}", self.prefix, &rest[..at + d.len()])));
+        let group = self.delimiter.filter(|d| !d.is_empty()).and_then(|d| {
+            rest.find(d)
+                .map(|at| format!("{}{}", self.prefix, &rest[..at + d.len()]))
+        });
         if let Some(group) = &group
             && (self.out.prefixes.last() == Some(group) || self.after == group)
         {
@@ -411,12 +469,21 @@ fn children(folder: &Path) -> Result<Vec<(String, bool)>, StoreError> {
 }
 
 fn absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 fn entry(key: &str, data: &fs::Metadata) -> Entry {
     // The inode tells commits apart that fall into one tick of the file system's clock.
-    let tag = format!("{:x}-{:x}-{:x}-{:x}", data.mtime(), data.mtime_nsec(), data.ino(), data.size());
+    let tag = format!(
+        "{:x}-{:x}-{:x}-{:x}",
+        data.mtime(),
+        data.mtime_nsec(),
+        data.ino(),
+        data.size()
+    );
     Entry {
         key: key.to_owned(),
         size: data.size(),
@@ -438,6 +505,12 @@ pub(super) fn sync(folder: &Path) -> Result<(), StoreError> {
 fn checked(key: &str) -> Result<&str, StoreError> {
     let fine = key.len() <= 1024
         && !key.contains('\0')
-        && key.split('/').all(|part| !matches!(part, "" | "." | "..") && part.len() <= 255);
-    if fine { Ok(key) } else { Err(StoreError::KeyInvalid(key.to_owned())) }
+        && key
+            .split('/')
+            .all(|part| !matches!(part, "" | "." | "..") && part.len() <= 255);
+    if fine {
+        Ok(key)
+    } else {
+        Err(StoreError::KeyInvalid(key.to_owned()))
+    }
 }

@@ -67,9 +67,17 @@ impl Service {
         after: Option<String>,
         limit: Option<i32>,
     ) -> S3Result<super::Listing> {
-        let limit = usize::try_from(limit.unwrap_or(1000)).unwrap_or(0).min(1000);
+        let limit = usize::try_from(limit.unwrap_or(1000))
+            .unwrap_or(0)
+            .min(1000);
         self.files(move |d| {
-            d.list(&bucket, prefix.as_deref().unwrap_or(""), delimiter.as_deref(), after.as_deref(), limit)
+            d.list(
+                &bucket,
+                prefix.as_deref().unwrap_or(""),
+                delimiter.as_deref(),
+                after.as_deref(),
+                limit,
+            )
         })
         .await
     }
@@ -96,16 +104,22 @@ struct Received {
 
 async fn write_body(path: &std::path::Path, received: &mut Received) -> S3Result<String> {
     let failed = |e: io::Error| refuse(StoreError::file("write", path, e));
-    let mut body = received.body.take().ok_or_else(|| s3_error!(IncompleteBody))?;
+    let mut body = received
+        .body
+        .take()
+        .ok_or_else(|| s3_error!(IncompleteBody))?;
     let promised = &mut received.promised;
     let named = received.algorithm.as_ref().map(ChecksumAlgorithm::as_str);
     let wanted = |given: &Option<String>, name| given.is_some() || named == Some(name);
     let mut hasher = ChecksumHasher::default();
     hasher.crc32 = wanted(&promised.checksum_crc32, ChecksumAlgorithm::CRC32).then(Crc32::default);
-    hasher.crc32c = wanted(&promised.checksum_crc32c, ChecksumAlgorithm::CRC32C).then(Crc32c::default);
+    hasher.crc32c =
+        wanted(&promised.checksum_crc32c, ChecksumAlgorithm::CRC32C).then(Crc32c::default);
     hasher.sha1 = wanted(&promised.checksum_sha1, ChecksumAlgorithm::SHA1).then(Sha1::default);
-    hasher.sha256 = wanted(&promised.checksum_sha256, ChecksumAlgorithm::SHA256).then(Sha256::default);
-    hasher.crc64nvme = wanted(&promised.checksum_crc64nvme, ChecksumAlgorithm::CRC64NVME).then(Crc64Nvme::default);
+    hasher.sha256 =
+        wanted(&promised.checksum_sha256, ChecksumAlgorithm::SHA256).then(Sha256::default);
+    hasher.crc64nvme =
+        wanted(&promised.checksum_crc64nvme, ChecksumAlgorithm::CRC64NVME).then(Crc64Nvme::default);
     let mut md5 = Md5::new();
     let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
     let mut length = 0_i64;
@@ -128,22 +142,35 @@ async fn write_body(path: &std::path::Path, received: &mut Received) -> S3Result
         }
     }
     if let Some(trailers) = received.trailers.take().and_then(|t| t.take()) {
-        let trailer = |name: &str| trailers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        promised.checksum_crc32 = trailer("x-amz-checksum-crc32").or(promised.checksum_crc32.take());
-        promised.checksum_crc32c = trailer("x-amz-checksum-crc32c").or(promised.checksum_crc32c.take());
+        let trailer = |name: &str| {
+            trailers
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .map(str::to_owned)
+        };
+        promised.checksum_crc32 =
+            trailer("x-amz-checksum-crc32").or(promised.checksum_crc32.take());
+        promised.checksum_crc32c =
+            trailer("x-amz-checksum-crc32c").or(promised.checksum_crc32c.take());
         promised.checksum_sha1 = trailer("x-amz-checksum-sha1").or(promised.checksum_sha1.take());
-        promised.checksum_sha256 = trailer("x-amz-checksum-sha256").or(promised.checksum_sha256.take());
-        promised.checksum_crc64nvme = trailer("x-amz-checksum-crc64nvme").or(promised.checksum_crc64nvme.take());
+        promised.checksum_sha256 =
+            trailer("x-amz-checksum-sha256").or(promised.checksum_sha256.take());
+        promised.checksum_crc64nvme =
+            trailer("x-amz-checksum-crc64nvme").or(promised.checksum_crc64nvme.take());
     }
     let computed = hasher.finalize();
-    let differs = |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
+    let differs =
+        |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
     if differs(&computed.checksum_crc32, &promised.checksum_crc32)
         || differs(&computed.checksum_crc32c, &promised.checksum_crc32c)
         || differs(&computed.checksum_sha1, &promised.checksum_sha1)
         || differs(&computed.checksum_sha256, &promised.checksum_sha256)
         || differs(&computed.checksum_crc64nvme, &promised.checksum_crc64nvme)
     {
-        return Err(s3_error!(BadDigest, "x-amz-checksum does not match the body"));
+        return Err(s3_error!(
+            BadDigest,
+            "x-amz-checksum does not match the body"
+        ));
     }
     Ok(hex::encode(digest))
 }
@@ -167,13 +194,19 @@ fn refuse(error: StoreError) -> S3Error {
     out
 }
 
-fn condition(if_match: Option<ETagCondition>, if_none_match: Option<ETagCondition>) -> S3Result<Condition> {
+fn condition(
+    if_match: Option<ETagCondition>,
+    if_none_match: Option<ETagCondition>,
+) -> S3Result<Condition> {
     match (if_match, if_none_match) {
         (None, None) => Ok(Condition::None),
         (None, Some(ETagCondition::Any)) => Ok(Condition::Absent),
         (Some(ETagCondition::Any), None) => Ok(Condition::Present(None)),
         (Some(ETagCondition::ETag(tag)), None) => Ok(Condition::Present(Some(tag.into_value()))),
-        _ => Err(s3_error!(NotImplemented, "a write takes If-Match, or If-None-Match: *, not both")),
+        _ => Err(s3_error!(
+            NotImplemented,
+            "a write takes If-Match, or If-None-Match: *, not both"
+        )),
     }
 }
 
@@ -186,7 +219,11 @@ fn size(entry: &Entry) -> i64 {
 }
 
 /// 412 or 304 where the reader's conditions do not hold.
-fn readable(found: &Entry, if_match: Option<&ETagCondition>, if_none_match: Option<&ETagCondition>) -> S3Result<()> {
+fn readable(
+    found: &Entry,
+    if_match: Option<&ETagCondition>,
+    if_none_match: Option<&ETagCondition>,
+) -> S3Result<()> {
     let matches = |c: &ETagCondition| c.as_etag().is_none_or(|t| t.value() == found.tag);
     if if_match.is_some_and(|c| !matches(c)) {
         return Err(s3_error!(PreconditionFailed));
@@ -199,12 +236,19 @@ fn readable(found: &Entry, if_match: Option<&ETagCondition>, if_none_match: Opti
 
 #[async_trait::async_trait]
 impl S3 for Service {
-    async fn create_bucket(&self, req: S3Request<CreateBucketInput>) -> S3Result<S3Response<CreateBucketOutput>> {
-        self.files(move |d| d.create_bucket(&req.input.bucket)).await?;
+    async fn create_bucket(
+        &self,
+        req: S3Request<CreateBucketInput>,
+    ) -> S3Result<S3Response<CreateBucketOutput>> {
+        self.files(move |d| d.create_bucket(&req.input.bucket))
+            .await?;
         Ok(S3Response::new(CreateBucketOutput::default()))
     }
 
-    async fn head_bucket(&self, req: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
+    async fn head_bucket(
+        &self,
+        req: S3Request<HeadBucketInput>,
+    ) -> S3Result<S3Response<HeadBucketOutput>> {
         self.files(move |d| d.bucket(&req.input.bucket)).await?;
         Ok(S3Response::new(HeadBucketOutput::default()))
     }
@@ -217,13 +261,25 @@ impl S3 for Service {
         Ok(S3Response::new(GetBucketLocationOutput::default()))
     }
 
-    async fn list_buckets(&self, _: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
+    async fn list_buckets(
+        &self,
+        _: S3Request<ListBucketsInput>,
+    ) -> S3Result<S3Response<ListBucketsOutput>> {
         let names = self.files(Directory::buckets).await?;
-        let buckets = names.into_iter().map(|name| Bucket { name: Some(name), ..Default::default() });
-        Ok(S3Response::new(ListBucketsOutput { buckets: Some(buckets.collect()), ..Default::default() }))
+        let buckets = names.into_iter().map(|name| Bucket {
+            name: Some(name),
+            ..Default::default()
+        });
+        Ok(S3Response::new(ListBucketsOutput {
+            buckets: Some(buckets.collect()),
+            ..Default::default()
+        }))
     }
 
-    async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+    async fn put_object(
+        &self,
+        req: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
         let input = req.input;
         let condition = condition(input.if_match, input.if_none_match)?;
         let (bucket, key) = (input.bucket, input.key);
@@ -252,23 +308,48 @@ impl S3 for Service {
                 trailers: req.trailing_headers,
             })
             .await?;
-        let entry = self.files(move |d| d.commit(&from, &bucket, &key, &condition)).await?;
-        Ok(S3Response::new(PutObjectOutput { e_tag: Some(tag(&entry)), ..Default::default() }))
+        let entry = self
+            .files(move |d| d.commit(&from, &bucket, &key, &condition))
+            .await?;
+        Ok(S3Response::new(PutObjectOutput {
+            e_tag: Some(tag(&entry)),
+            ..Default::default()
+        }))
     }
 
-    async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+    async fn get_object(
+        &self,
+        req: S3Request<GetObjectInput>,
+    ) -> S3Result<S3Response<GetObjectOutput>> {
         let input = req.input;
-        let (mut file, entry) = self.files(move |d| d.open_key(&input.bucket, &input.key)).await?;
-        readable(&entry, input.if_match.as_ref(), input.if_none_match.as_ref())?;
-        let range = input.range.map(|range| range.check(entry.size)).transpose()?;
+        let (mut file, entry) = self
+            .files(move |d| d.open_key(&input.bucket, &input.key))
+            .await?;
+        readable(
+            &entry,
+            input.if_match.as_ref(),
+            input.if_none_match.as_ref(),
+        )?;
+        let range = input
+            .range
+            .map(|range| range.check(entry.size))
+            .transpose()?;
         let part = range.clone().unwrap_or(0..entry.size);
         if part.start > 0 {
             let from = io::SeekFrom::Start(part.start);
             file.seek(from).map_err(S3Error::internal_error)?;
         }
         let length = part.end - part.start;
-        let reader = ReaderStream::with_capacity(tokio::fs::File::from_std(file).take(length), 256 * 1024);
-        let content_range = range.map(|_| format!("bytes {}-{}/{}", part.start, part.end.saturating_sub(1), entry.size));
+        let reader =
+            ReaderStream::with_capacity(tokio::fs::File::from_std(file).take(length), 256 * 1024);
+        let content_range = range.map(|_| {
+            format!(
+                "bytes {}-{}/{}",
+                part.start,
+                part.end.saturating_sub(1),
+                entry.size
+            )
+        });
         Ok(S3Response::new(GetObjectOutput {
             body: Some(StreamingBlob::wrap(reader.map_err(io::Error::other))),
             content_length: i64::try_from(length).ok(),
@@ -280,10 +361,19 @@ impl S3 for Service {
         }))
     }
 
-    async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+    async fn head_object(
+        &self,
+        req: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = req.input;
-        let entry = self.files(move |d| d.entry(&input.bucket, &input.key)).await?;
-        readable(&entry, input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        let entry = self
+            .files(move |d| d.entry(&input.bucket, &input.key))
+            .await?;
+        readable(
+            &entry,
+            input.if_match.as_ref(),
+            input.if_none_match.as_ref(),
+        )?;
         Ok(S3Response::new(HeadObjectOutput {
             content_length: Some(size(&entry)),
             accept_ranges: Some("bytes".to_owned()),
@@ -293,12 +383,19 @@ impl S3 for Service {
         }))
     }
 
-    async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
-        self.files(move |d| d.delete(&req.input.bucket, &req.input.key)).await?;
+    async fn delete_object(
+        &self,
+        req: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.files(move |d| d.delete(&req.input.bucket, &req.input.key))
+            .await?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
-    async fn delete_objects(&self, req: S3Request<DeleteObjectsInput>) -> S3Result<S3Response<DeleteObjectsOutput>> {
+    async fn delete_objects(
+        &self,
+        req: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
         let input = req.input;
         let quiet = input.delete.quiet.unwrap_or(false);
         let output = self
@@ -326,19 +423,30 @@ impl S3 for Service {
         Ok(S3Response::new(output))
     }
 
-    async fn list_objects_v2(&self, req: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
+    async fn list_objects_v2(
+        &self,
+        req: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let input = req.input;
         let after = match &input.continuation_token {
             Some(token) => Some(
                 hex::decode(token)
                     .ok()
                     .and_then(|raw| String::from_utf8(raw).ok())
-                    .ok_or_else(|| s3_error!(InvalidArgument, "the continuation token is not one of ours"))?,
+                    .ok_or_else(|| {
+                        s3_error!(InvalidArgument, "the continuation token is not one of ours")
+                    })?,
             ),
             None => input.start_after.clone(),
         };
         let page = self
-            .page(input.bucket.clone(), input.prefix.clone(), input.delimiter.clone(), after, input.max_keys)
+            .page(
+                input.bucket.clone(),
+                input.prefix.clone(),
+                input.delimiter.clone(),
+                after,
+                input.max_keys,
+            )
             .await?;
         let count = page.entries.len() + page.prefixes.len();
         Ok(S3Response::new(ListObjectsV2Output {
@@ -352,15 +460,29 @@ impl S3 for Service {
             is_truncated: Some(page.next.is_some()),
             next_continuation_token: page.next.map(hex::encode),
             contents: Some(page.entries.iter().map(listed).collect()),
-            common_prefixes: Some(page.prefixes.into_iter().map(|p| CommonPrefix { prefix: Some(p) }).collect()),
+            common_prefixes: Some(
+                page.prefixes
+                    .into_iter()
+                    .map(|p| CommonPrefix { prefix: Some(p) })
+                    .collect(),
+            ),
             ..Default::default()
         }))
     }
 
-    async fn list_objects(&self, req: S3Request<ListObjectsInput>) -> S3Result<S3Response<ListObjectsOutput>> {
+    async fn list_objects(
+        &self,
+        req: S3Request<ListObjectsInput>,
+    ) -> S3Result<S3Response<ListObjectsOutput>> {
         let input = req.input;
         let page = self
-            .page(input.bucket.clone(), input.prefix.clone(), input.delimiter.clone(), input.marker.clone(), input.max_keys)
+            .page(
+                input.bucket.clone(),
+                input.prefix.clone(),
+                input.delimiter.clone(),
+                input.marker.clone(),
+                input.max_keys,
+            )
             .await?;
         Ok(S3Response::new(ListObjectsOutput {
             name: Some(input.bucket),
@@ -371,7 +493,12 @@ impl S3 for Service {
             is_truncated: Some(page.next.is_some()),
             next_marker: page.next,
             contents: Some(page.entries.iter().map(listed).collect()),
-            common_prefixes: Some(page.prefixes.into_iter().map(|p| CommonPrefix { prefix: Some(p) }).collect()),
+            common_prefixes: Some(
+                page.prefixes
+                    .into_iter()
+                    .map(|p| CommonPrefix { prefix: Some(p) })
+                    .collect(),
+            ),
             ..Default::default()
         }))
     }
@@ -391,7 +518,10 @@ impl S3 for Service {
         }))
     }
 
-    async fn upload_part(&self, req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
+    async fn upload_part(
+        &self,
+        req: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
         let input = req.input;
         let (from, digest) = self
             .receive(Received {
@@ -411,14 +541,33 @@ impl S3 for Service {
             })
             .await?;
         let part_tag = digest.clone();
-        self.upload(move |u| u.part(&input.bucket, &input.key, &input.upload_id, input.part_number, from, &digest))
-            .await?;
-        Ok(S3Response::new(UploadPartOutput { e_tag: Some(ETag::Strong(part_tag)), ..Default::default() }))
+        self.upload(move |u| {
+            u.part(
+                &input.bucket,
+                &input.key,
+                &input.upload_id,
+                input.part_number,
+                from,
+                &digest,
+            )
+        })
+        .await?;
+        Ok(S3Response::new(UploadPartOutput {
+            e_tag: Some(ETag::Strong(part_tag)),
+            ..Default::default()
+        }))
     }
 
-    async fn list_parts(&self, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
+    async fn list_parts(
+        &self,
+        req: S3Request<ListPartsInput>,
+    ) -> S3Result<S3Response<ListPartsOutput>> {
         let input = req.input;
-        let (b, k, id) = (input.bucket.clone(), input.key.clone(), input.upload_id.clone());
+        let (b, k, id) = (
+            input.bucket.clone(),
+            input.key.clone(),
+            input.upload_id.clone(),
+        );
         let parts = self.upload(move |u| u.parts(&b, &k, &id)).await?;
         let parts = parts.into_iter().map(|(number, tag, size)| Part {
             part_number: Some(number),
@@ -442,13 +591,23 @@ impl S3 for Service {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = req.input;
         let condition = condition(input.if_match, input.if_none_match)?;
-        let named = input.multipart_upload.and_then(|u| u.parts).unwrap_or_default();
+        let named = input
+            .multipart_upload
+            .and_then(|u| u.parts)
+            .unwrap_or_default();
         let named: Vec<_> = named
             .into_iter()
-            .map(|p| (p.part_number.unwrap_or_default(), p.e_tag.map(ETag::into_value)))
+            .map(|p| {
+                (
+                    p.part_number.unwrap_or_default(),
+                    p.e_tag.map(ETag::into_value),
+                )
+            })
             .collect();
         let (b, k) = (input.bucket.clone(), input.key.clone());
-        let entry = self.upload(move |u| u.complete(&b, &k, &input.upload_id, &named, &condition)).await?;
+        let entry = self
+            .upload(move |u| u.complete(&b, &k, &input.upload_id, &named, &condition))
+            .await?;
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -462,7 +621,8 @@ impl S3 for Service {
         req: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
         let input = req.input;
-        self.upload(move |u| u.abort(&input.bucket, &input.key, &input.upload_id)).await?;
+        self.upload(move |u| u.abort(&input.bucket, &input.key, &input.upload_id))
+            .await?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
 }

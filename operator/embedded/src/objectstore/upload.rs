@@ -27,7 +27,11 @@ impl Uploads {
     fn folder(&self, id: &str) -> Result<PathBuf, StoreError> {
         let fine = !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit());
         let path = self.directory.root().join(UPLOADS).join(id);
-        if fine { Ok(path) } else { Err(StoreError::NoSuchUpload(id.to_owned())) }
+        if fine {
+            Ok(path)
+        } else {
+            Err(StoreError::NoSuchUpload(id.to_owned()))
+        }
     }
 
     /// Begins an upload and returns its id.
@@ -37,7 +41,8 @@ impl Uploads {
         let folder = self.folder(&id)?;
         fs::create_dir_all(&folder).map_err(|e| StoreError::file("create", &folder, e))?;
         let target = folder.join(TARGET);
-        fs::write(&target, format!("{bucket}/{key}")).map_err(|e| StoreError::file("write", &target, e))?;
+        fs::write(&target, format!("{bucket}/{key}"))
+            .map_err(|e| StoreError::file("write", &target, e))?;
         Ok(id)
     }
 
@@ -62,7 +67,9 @@ impl Uploads {
         let folder = self.opened(bucket, key, id)?;
         let path = folder.join(part_name(number, tag));
         // A part uploaded again replaces the earlier one of that number.
-        let earlier = part_names(&folder)?.into_iter().filter(|(n, _)| *n == number);
+        let earlier = part_names(&folder)?
+            .into_iter()
+            .filter(|(n, _)| *n == number);
         let earlier: Vec<_> = earlier.map(|(_, name)| folder.join(name)).collect();
         fs::rename(&from, &path).map_err(|e| StoreError::file("write", &path, e))?;
         for old in earlier.into_iter().filter(|old| *old != path) {
@@ -72,12 +79,22 @@ impl Uploads {
     }
 
     /// Parts so far: number, tag, size.
-    pub fn parts(&self, bucket: &str, key: &str, id: &str) -> Result<Vec<(i32, String, u64)>, StoreError> {
+    pub fn parts(
+        &self,
+        bucket: &str,
+        key: &str,
+        id: &str,
+    ) -> Result<Vec<(i32, String, u64)>, StoreError> {
         let folder = self.opened(bucket, key, id)?;
         let mut out = Vec::new();
         for (number, name) in part_names(&folder)? {
-            let size = fs::metadata(folder.join(&name)).map(|d| d.len()).unwrap_or_default();
-            let tag = name.split_once('-').map(|(_, tag)| tag.to_owned()).unwrap_or_default();
+            let size = fs::metadata(folder.join(&name))
+                .map(|d| d.len())
+                .unwrap_or_default();
+            let tag = name
+                .split_once('-')
+                .map(|(_, tag)| tag.to_owned())
+                .unwrap_or_default();
             out.push((number, tag, size));
         }
         Ok(out)
@@ -123,7 +140,12 @@ fn join(
     for (number, tag) in parts {
         let name = have
             .iter()
-            .find(|(n, name)| n == number && tag.as_ref().is_none_or(|t| name.ends_with(&format!("-{t}"))))
+            .find(|(n, name)| {
+                n == number
+                    && tag
+                        .as_ref()
+                        .is_none_or(|t| name.ends_with(&format!("-{t}")))
+            })
             .map(|(_, name)| name)
             .filter(|_| *number > previous)
             .ok_or(StoreError::InvalidPart(*number))?;
@@ -135,7 +157,8 @@ fn join(
     if previous == 0 {
         return Err(StoreError::InvalidPart(1));
     }
-    out.sync_all().map_err(|e| StoreError::file("sync", whole, e))
+    out.sync_all()
+        .map_err(|e| StoreError::file("sync", whole, e))
 }
 
 fn part_name(number: i32, tag: &str) -> String {

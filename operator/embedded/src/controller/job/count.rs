@@ -63,14 +63,23 @@ impl Tally {
             ..Self::default()
         };
         let uncounted = old.uncounted_terminated_pods.clone().unwrap_or_default();
-        let known_failed: BTreeSet<String> = uncounted.failed.unwrap_or_default().into_iter().collect();
-        let known_succeeded: BTreeSet<String> = uncounted.succeeded.unwrap_or_default().into_iter().collect();
+        let known_failed: BTreeSet<String> =
+            uncounted.failed.unwrap_or_default().into_iter().collect();
+        let known_succeeded: BTreeSet<String> = uncounted
+            .succeeded
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
         let recorded = tally.completed.clone();
         let mut tracked = BTreeSet::new();
         for pod in pods {
             tally.names.insert(pod.name_any());
             let uid = pod.uid().unwrap_or_default();
-            let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+            let phase = pod
+                .status
+                .as_ref()
+                .and_then(|s| s.phase.as_deref())
+                .unwrap_or("Pending");
             let index = index(pod);
             let held = pod.finalizers().iter().any(|f| f == TRACKING);
             if held {
@@ -86,6 +95,8 @@ impl Tally {
                     }
                 }
                 "Succeeded" => tally.settle(pod, &uid, held, &known_succeeded, true),
+                // Ended by the suspension: that is nobody's failure.
+                "Failed" if deleted && suspended => tally.released.extend(release(pod)),
                 "Failed" => tally.fail(spec, pod, &uid, held, &known_failed),
                 _ if deleted && !waits => {
                     tally.terminating += 1;
@@ -129,9 +140,20 @@ impl Tally {
         tally
     }
 
-    fn fail(&mut self, spec: &JobSpec, pod: &Arc<Pod>, uid: &str, held: bool, known: &BTreeSet<String>) {
+    fn fail(
+        &mut self,
+        spec: &JobSpec,
+        pod: &Arc<Pod>,
+        uid: &str,
+        held: bool,
+        known: &BTreeSet<String>,
+    ) {
         let phase_failed = pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Failed");
-        let verdict = if phase_failed { judge(spec, pod) } else { Verdict::Count };
+        let verdict = if phase_failed {
+            judge(spec, pod)
+        } else {
+            Verdict::Count
+        };
         if verdict == Verdict::Count {
             self.failures.push(finish_time(pod));
         }
@@ -152,7 +174,14 @@ impl Tally {
         self.settle(pod, uid, held, known, false);
     }
 
-    fn settle(&mut self, pod: &Arc<Pod>, uid: &str, held: bool, known: &BTreeSet<String>, success: bool) {
+    fn settle(
+        &mut self,
+        pod: &Arc<Pod>,
+        uid: &str,
+        held: bool,
+        known: &BTreeSet<String>,
+        success: bool,
+    ) {
         if success && (held || known.contains(uid)) {
             self.succeeded += 1;
         }
@@ -177,13 +206,22 @@ impl Tally {
         let failed = status.failed.unwrap_or_default() + self.counted_failed;
         status.failed = Some(failed).filter(|n| *n > 0);
         if self.indexed {
-            status.completed_indexes = Some(format_indexes(&self.completed)).filter(|s| !s.is_empty());
+            status.completed_indexes =
+                Some(format_indexes(&self.completed)).filter(|s| !s.is_empty());
             status.succeeded = Some(count(self.completed.len())).filter(|n| *n > 0);
         } else {
             let succeeded = status.succeeded.unwrap_or_default() + self.counted_succeeded;
             status.succeeded = Some(succeeded).filter(|n| *n > 0);
         }
-        let list = |uids: &[String]| (!uids.is_empty()).then(|| uids.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect());
+        let list = |uids: &[String]| {
+            (!uids.is_empty()).then(|| {
+                uids.iter()
+                    .cloned()
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect()
+            })
+        };
         let uncounted = status.uncounted_terminated_pods.get_or_insert_default();
         uncounted.failed = list(&self.uncounted_failed);
         uncounted.succeeded = list(&self.uncounted_succeeded);
@@ -192,7 +230,9 @@ impl Tally {
     /// Whether the Job has what it was to produce.
     pub fn complete(&self, spec: &JobSpec) -> bool {
         match spec.completions {
-            Some(wanted) if self.indexed => i32::try_from(self.completed.len()).is_ok_and(|n| n >= wanted),
+            Some(wanted) if self.indexed => {
+                i32::try_from(self.completed.len()).is_ok_and(|n| n >= wanted)
+            }
             Some(wanted) => self.succeeded >= wanted,
             None => self.succeeded > 0 && self.active.is_empty(),
         }
@@ -212,8 +252,12 @@ impl Tally {
     /// When the next pod may be made after failures.
     pub fn backoff_until(&self, first: Duration) -> Option<Timestamp> {
         let last = self.failures.iter().max()?;
-        let doublings = u32::try_from(self.failed.saturating_sub(1)).unwrap_or(0).min(20);
-        let delay = first.saturating_mul(1 << doublings).min(Duration::from_secs(600));
+        let doublings = u32::try_from(self.failed.saturating_sub(1))
+            .unwrap_or(0)
+            .min(20);
+        let delay = first
+            .saturating_mul(1 << doublings)
+            .min(Duration::from_secs(600));
         let delay = SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX);
         Some(last.saturating_add(delay).unwrap_or(Timestamp::MAX))
     }
@@ -228,17 +272,23 @@ impl Tally {
             let open = all.filter(|i| !self.taken.contains(i) && !self.completed.contains(i));
             return open.take(room).collect();
         }
-        let left = spec.completions.map_or(
-            if self.succeeded > 0 { 0 } else { parallelism },
-            |wanted| usize::try_from(wanted - self.succeeded).unwrap_or(0),
-        );
+        let left = spec
+            .completions
+            .map_or(if self.succeeded > 0 { 0 } else { parallelism }, |wanted| {
+                usize::try_from(wanted - self.succeeded).unwrap_or(0)
+            });
         vec![-1; room.min(left.saturating_sub(running))]
     }
 }
 
 /// Removes the tracking finalizer, if the pod has it.
 pub fn release(pod: &Arc<Pod>) -> Option<Action> {
-    let left: Vec<String> = pod.finalizers().iter().filter(|f| *f != TRACKING).cloned().collect();
+    let left: Vec<String> = pod
+        .finalizers()
+        .iter()
+        .filter(|f| *f != TRACKING)
+        .cloned()
+        .collect();
     (left.len() != pod.finalizers().len()).then(|| super::finalizers(pod, &left))
 }
 
@@ -248,19 +298,46 @@ fn index(pod: &Pod) -> Option<i32> {
 
 fn restarts(pod: &Pod) -> i32 {
     let in_place = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("OnFailure");
-    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-    if in_place { statuses.map(|c| c.restart_count).sum() } else { 0 }
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|s| s.container_statuses.iter().flatten());
+    if in_place {
+        statuses.map(|c| c.restart_count).sum()
+    } else {
+        0
+    }
 }
 
 fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn finish_time(pod: &Pod) -> Timestamp {
-    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-    let ends = statuses.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0));
-    let created = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|s| s.container_statuses.iter().flatten());
+    let ends = statuses.filter_map(|c| {
+        c.state
+            .as_ref()?
+            .terminated
+            .as_ref()?
+            .finished_at
+            .as_ref()
+            .map(|t| t.0)
+    });
+    let created = pod
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(Timestamp::UNIX_EPOCH, |t| t.0);
     ends.max().unwrap_or(created)
 }
 

@@ -46,13 +46,18 @@ const COMPONENT: &str = "job-controller";
 
 /// Decides. `backoff` is the delay after the first failed pod; it doubles up to ten minutes.
 pub fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp, backoff: Duration) -> Plan {
-    let Some(spec) = &job.spec else { return Plan::default() };
+    let Some(spec) = &job.spec else {
+        return Plan::default();
+    };
     let old = job.status.clone().unwrap_or_default();
     if finished(&old) {
         return expire(job, spec, &old, pods, now);
     }
     if job.metadata.deletion_timestamp.is_some() {
-        return Plan { actions: pods.iter().filter_map(|p| count::release(p)).collect(), again: None };
+        return Plan {
+            actions: pods.iter().filter_map(|p| count::release(p)).collect(),
+            again: None,
+        };
     }
     let suspended = spec.suspend == Some(true);
     let mut plan = Plan::default();
@@ -68,10 +73,24 @@ pub fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp, backoff: Duration) -> 
 
     tally.record(&mut status);
     if let Some(failure) = &failure {
-        condition(&mut status, "FailureTarget", true, &failure.reason, &failure.message, now);
+        condition(
+            &mut status,
+            "FailureTarget",
+            true,
+            &failure.reason,
+            &failure.message,
+            now,
+        );
     } else if complete {
         let message = "Reached expected number of succeeded pods";
-        condition(&mut status, "SuccessCriteriaMet", true, "CompletionsReached", message, now);
+        condition(
+            &mut status,
+            "SuccessCriteriaMet",
+            true,
+            "CompletionsReached",
+            message,
+            now,
+        );
     }
     let ending = failure.is_some() || complete;
     if ending || suspended {
@@ -87,7 +106,10 @@ pub fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp, backoff: Duration) -> 
         // The status first: finalizers may go only after the count is safe.
         let mut object = job.clone();
         object.status = Some(status);
-        plan.actions.insert(0, Action::ReplaceStatus(resource::<Job>(), Box::new(encode(&object))));
+        plan.actions.insert(
+            0,
+            Action::ReplaceStatus(resource::<Job>(), Box::new(encode(&object))),
+        );
     } else {
         plan.actions.extend(tally.released.iter().cloned());
     }
@@ -99,11 +121,25 @@ fn finished(status: &JobStatus) -> bool {
 }
 
 fn is_true(status: &JobStatus, kind: &str) -> bool {
-    status.conditions.iter().flatten().any(|c| c.type_ == kind && c.status == "True")
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|c| c.type_ == kind && c.status == "True")
 }
 
-fn failure(job: &Job, spec: &JobSpec, status: &JobStatus, tally: &count::Tally, now: Timestamp) -> Option<Failure> {
-    let standing = status.conditions.iter().flatten().find(|c| c.type_ == "FailureTarget" && c.status == "True");
+fn failure(
+    job: &Job,
+    spec: &JobSpec,
+    status: &JobStatus,
+    tally: &count::Tally,
+    now: Timestamp,
+) -> Option<Failure> {
+    let standing = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "FailureTarget" && c.status == "True");
     if let Some(standing) = standing {
         return Some(Failure {
             reason: standing.reason.clone().unwrap_or_default(),
@@ -114,24 +150,42 @@ fn failure(job: &Job, spec: &JobSpec, status: &JobStatus, tally: &count::Tally, 
         return None;
     }
     if let Some(message) = &tally.policy_failure {
-        return Some(Failure { reason: "PodFailurePolicy".into(), message: message.clone() });
+        return Some(Failure {
+            reason: "PodFailurePolicy".into(),
+            message: message.clone(),
+        });
     }
     let limit = spec.backoff_limit.unwrap_or(6);
     if tally.failed > limit || (tally.restarts > 0 && tally.restarts >= limit) {
         let message = "Job has reached the specified backoff limit".to_owned();
-        return Some(Failure { reason: "BackoffLimitExceeded".into(), message });
+        return Some(Failure {
+            reason: "BackoffLimitExceeded".into(),
+            message,
+        });
     }
-    let start = status.start_time.as_ref().map(|t| t.0).filter(|_| spec.suspend != Some(true));
+    let start = status
+        .start_time
+        .as_ref()
+        .map(|t| t.0)
+        .filter(|_| spec.suspend != Some(true));
     let over = spec.active_deadline_seconds.zip(start);
     if over.is_some_and(|(seconds, start)| now >= later(start, seconds)) {
-        let message = format!("Job {} was active longer than specified deadline", job.name_any());
-        return Some(Failure { reason: "DeadlineExceeded".into(), message });
+        let message = format!(
+            "Job {} was active longer than specified deadline",
+            job.name_any()
+        );
+        return Some(Failure {
+            reason: "DeadlineExceeded".into(),
+            message,
+        });
     }
     None
 }
 
 fn later(start: Timestamp, seconds: i64) -> Timestamp {
-    start.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+    start
+        .saturating_add(SignedDuration::from_secs(seconds))
+        .unwrap_or(Timestamp::MAX)
 }
 
 fn until(at: Timestamp, now: Timestamp) -> Duration {
@@ -151,10 +205,20 @@ fn deadline(spec: &JobSpec, status: &JobStatus, now: Timestamp, plan: &mut Plan)
 }
 
 /// Sets a condition; its transition time changes only with its status.
-fn condition(status: &mut JobStatus, kind: &str, value: bool, reason: &str, message: &str, now: Timestamp) {
+fn condition(
+    status: &mut JobStatus,
+    kind: &str,
+    value: bool,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) {
     let word = if value { "True" } else { "False" };
     let conditions = status.conditions.get_or_insert_default();
-    if conditions.iter().any(|c| c.type_ == kind && c.status == word) {
+    if conditions
+        .iter()
+        .any(|c| c.type_ == kind && c.status == word)
+    {
         return;
     }
     conditions.retain(|c| c.type_ != kind);
@@ -168,14 +232,29 @@ fn condition(status: &mut JobStatus, kind: &str, value: bool, reason: &str, mess
     });
 }
 
-fn suspend_condition(job: &Job, status: &mut JobStatus, suspended: bool, now: Timestamp, plan: &mut Plan) {
+fn suspend_condition(
+    job: &Job,
+    status: &mut JobStatus,
+    suspended: bool,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
     let was = is_true(status, "Suspended");
     if suspended && !was {
-        condition(status, "Suspended", true, "JobSuspended", "Job suspended", now);
-        plan.actions.push(note(job, false, "Suspended", "Job suspended"));
+        condition(
+            status,
+            "Suspended",
+            true,
+            "JobSuspended",
+            "Job suspended",
+            now,
+        );
+        plan.actions
+            .push(note(job, false, "Suspended", "Job suspended"));
     } else if !suspended && was {
         condition(status, "Suspended", false, "JobResumed", "Job resumed", now);
-        plan.actions.push(note(job, false, "Resumed", "Job resumed"));
+        plan.actions
+            .push(note(job, false, "Resumed", "Job resumed"));
         status.start_time = Some(Time(now));
     }
     if suspended {
@@ -192,11 +271,19 @@ fn delete(active: &[Arc<Pod>], job: &Job, plan: &mut Plan) {
             propagation: PropagationPolicy::Background,
         });
         let message = format!("Deleted pod: {}", pod.name_any());
-        plan.actions.push(note(job, false, "SuccessfulDelete", &message));
+        plan.actions
+            .push(note(job, false, "SuccessfulDelete", &message));
     }
 }
 
-fn create(job: &Job, spec: &JobSpec, tally: &count::Tally, now: Timestamp, backoff: Duration, plan: &mut Plan) {
+fn create(
+    job: &Job,
+    spec: &JobSpec,
+    tally: &count::Tally,
+    now: Timestamp,
+    backoff: Duration,
+    plan: &mut Plan,
+) {
     if let Some(ready) = tally.backoff_until(backoff).filter(|ready| *ready > now) {
         sooner(plan, until(ready, now));
         return;
@@ -204,22 +291,39 @@ fn create(job: &Job, spec: &JobSpec, tally: &count::Tally, now: Timestamp, backo
     for index in tally.wanted(spec) {
         let pod = pod::build(job, spec, index, tally);
         let message = format!("Created pod: {}", pod.name_any());
-        plan.actions.push(Action::Create(resource::<Pod>(), Box::new(encode(&pod))));
-        plan.actions.push(note(job, false, "SuccessfulCreate", &message));
+        plan.actions
+            .push(Action::Create(resource::<Pod>(), Box::new(encode(&pod))));
+        plan.actions
+            .push(note(job, false, "SuccessfulCreate", &message));
     }
 }
 
-fn finish(job: &Job, status: &mut JobStatus, failure: Option<&Failure>, now: Timestamp, plan: &mut Plan) {
+fn finish(
+    job: &Job,
+    status: &mut JobStatus,
+    failure: Option<&Failure>,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
     match failure {
         Some(failure) => {
-            condition(status, "Failed", true, &failure.reason, &failure.message, now);
-            plan.actions.push(note(job, true, &failure.reason, &failure.message));
+            condition(
+                status,
+                "Failed",
+                true,
+                &failure.reason,
+                &failure.message,
+                now,
+            );
+            plan.actions
+                .push(note(job, true, &failure.reason, &failure.message));
         }
         None => {
             let message = "Reached expected number of succeeded pods";
             condition(status, "Complete", true, "CompletionsReached", message, now);
             status.completion_time = Some(Time(now));
-            plan.actions.push(note(job, false, "Completed", "Job completed"));
+            plan.actions
+                .push(note(job, false, "Completed", "Job completed"));
         }
     }
 }
@@ -235,13 +339,31 @@ fn note(job: &Job, warning: bool, reason: &str, message: &str) -> Action {
 }
 
 /// A finished Job lets its pods go, and goes itself after its time to live.
-fn expire(job: &Job, spec: &JobSpec, status: &JobStatus, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
-    let mut plan = Plan { actions: pods.iter().filter_map(|p| count::release(p)).collect(), again: None };
-    let end = status.conditions.iter().flatten().filter(|c| matches!(c.type_.as_str(), "Complete" | "Failed"));
-    let end = end.filter_map(|c| c.last_transition_time.as_ref()).map(|t| t.0).max();
-    if let (Some(seconds), Some(end), None) =
-        (spec.ttl_seconds_after_finished, end, &job.metadata.deletion_timestamp)
-    {
+fn expire(
+    job: &Job,
+    spec: &JobSpec,
+    status: &JobStatus,
+    pods: &[Arc<Pod>],
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan {
+        actions: pods.iter().filter_map(|p| count::release(p)).collect(),
+        again: None,
+    };
+    let end = status
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|c| matches!(c.type_.as_str(), "Complete" | "Failed"));
+    let end = end
+        .filter_map(|c| c.last_transition_time.as_ref())
+        .map(|t| t.0)
+        .max();
+    if let (Some(seconds), Some(end), None) = (
+        spec.ttl_seconds_after_finished,
+        end,
+        &job.metadata.deletion_timestamp,
+    ) {
         let at = later(end, i64::from(seconds));
         if at > now {
             sooner(&mut plan, until(at, now));
@@ -265,3 +387,5 @@ fn finalizers(pod: &Pod, left: &[String]) -> Action {
     Action::Patch(resource::<Pod>(), Key::of(pod), Box::new(patch))
 }
 
+#[cfg(test)]
+mod tests;

@@ -13,18 +13,30 @@ use crate::controller::action::{child_name, short_hash};
 /// the same decision taken twice from a stale cache makes one pod.
 pub fn build(job: &Job, spec: &JobSpec, index: i32, tally: &Tally) -> Pod {
     let uid = job.uid().unwrap_or_default();
-    let stem = if index >= 0 { format!("{}-{index}", job.name_any()) } else { job.name_any() };
+    let stem = if index >= 0 {
+        format!("{}-{index}", job.name_any())
+    } else {
+        job.name_any()
+    };
     let known: Vec<&str> = tally.names.iter().map(String::as_str).collect();
     let known = known.join(",");
     let mut suffix = short_hash(&[&uid, &index.to_string(), &tally.failed.to_string(), &known]);
     suffix.truncate(5);
     let template = &spec.template;
-    let mut labels = template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
+    let mut labels = template
+        .metadata
+        .as_ref()
+        .and_then(|m| m.labels.clone())
+        .unwrap_or_default();
     for prefix in ["batch.kubernetes.io/", ""] {
         labels.insert(format!("{prefix}controller-uid"), uid.clone());
         labels.insert(format!("{prefix}job-name"), job.name_any());
     }
-    let mut annotations = template.metadata.as_ref().and_then(|m| m.annotations.clone()).unwrap_or_default();
+    let mut annotations = template
+        .metadata
+        .as_ref()
+        .and_then(|m| m.annotations.clone())
+        .unwrap_or_default();
     let mut pod_spec = template.spec.clone().unwrap_or_default();
     if index >= 0 {
         labels.insert(INDEX.to_owned(), index.to_string());

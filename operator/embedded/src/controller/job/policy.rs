@@ -51,12 +51,25 @@ pub fn judge(spec: &JobSpec, pod: &Pod) -> Verdict {
 
 fn exit_code(wanted: &PodFailurePolicyOnExitCodesRequirement, pod: &Pod) -> Option<(String, i32)> {
     let status = pod.status.as_ref()?;
-    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let all = status
+        .init_container_statuses
+        .iter()
+        .chain(&status.container_statuses)
+        .flatten();
     for container in all {
-        if wanted.container_name.as_ref().is_some_and(|name| *name != container.name) {
+        if wanted
+            .container_name
+            .as_ref()
+            .is_some_and(|name| *name != container.name)
+        {
             continue;
         }
-        let Some(code) = container.state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code) else {
+        let Some(code) = container
+            .state
+            .as_ref()
+            .and_then(|s| s.terminated.as_ref())
+            .map(|t| t.exit_code)
+        else {
             continue;
         };
         let listed = wanted.values.contains(&code);
@@ -69,12 +82,22 @@ fn exit_code(wanted: &PodFailurePolicyOnExitCodesRequirement, pod: &Pod) -> Opti
 }
 
 fn disruption<'a>(
-    patterns: impl Iterator<Item = &'a k8s_openapi::api::batch::v1::PodFailurePolicyOnPodConditionsPattern>,
+    patterns: impl Iterator<
+        Item = &'a k8s_openapi::api::batch::v1::PodFailurePolicyOnPodConditionsPattern,
+    >,
     pod: &Pod,
 ) -> Option<String> {
-    let conditions: Vec<_> = pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).collect();
+    let conditions: Vec<_> = pod
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten())
+        .collect();
     patterns
-        .filter(|p| conditions.iter().any(|c| c.type_ == p.type_ && c.status == p.status))
+        .filter(|p| {
+            conditions
+                .iter()
+                .any(|c| c.type_ == p.type_ && c.status == p.status)
+        })
         .map(|p| p.type_.clone())
         .next()
 }
