@@ -26,9 +26,10 @@ use bessemer_route::key::Keys;
 use bessemer_route::{BODY_LIMIT, DIGEST, DRAINING};
 use field::Fields;
 use serde_json::{Value, json};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 /// A loaded model and all that requests need of it.
 #[derive(Debug)]
@@ -62,6 +63,9 @@ pub struct Server {
     pub drain: Drain,
     /// Silence of the engine after which it counts as stuck.
     pub stuck_after: Duration,
+    /// The run's span, taken by the first request: one trace leads from the manifest to the first
+    /// served token.
+    pub span: Mutex<Option<Span>>,
 }
 
 impl Server {
@@ -191,7 +195,9 @@ async fn run<S: Shape>(
         None => return Err(Fault::invalid("model", format!("model is missing. Send {:?}.", served.model))),
     }
     let job = read(served, fields)?;
-    answer::answer(served, job, arrived, token).await
+    let parent = server.span.lock().ok().and_then(|mut span| span.take());
+    let span = tracing::info_span!(parent: parent.as_ref().and_then(Span::id), "completion", model = served.model, digest = server.digest);
+    answer::answer(served, job, arrived, token).instrument(span).await
 }
 
 #[cfg(test)]

@@ -257,7 +257,7 @@ impl Runner {
                 "abandoned"
             }
         };
-        tracing::debug!(outcome, prompt_tokens = departure.prompt, generated_tokens = departure.generated, "sequence left");
+        tracing::info!(outcome, prompt_tokens = departure.prompt, generated_tokens = departure.generated, "sequence left");
     }
 }
 

@@ -8,6 +8,8 @@
 //! makes scores independent of the batch. The plain reference is [`portable`].
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod portable;
 
@@ -32,6 +34,10 @@ pub fn project(weights: Weights<'_>, width: usize, inputs: &[f32], output: &mut 
     if avx512::available() {
         return avx512::project(weights, width, inputs, output);
     }
+    #[cfg(target_arch = "x86_64")]
+    if avx2::available() {
+        return avx2::project(weights, width, inputs, output);
+    }
     portable::project(weights, width, inputs, output);
 }
 
@@ -43,13 +49,18 @@ pub fn accumulate(factors: &[f32], vectors: &[f32], output: &mut [f32]) {
     if avx512::available() {
         return avx512::accumulate(factors, vectors, output);
     }
+    #[cfg(target_arch = "x86_64")]
+    if avx2::available() {
+        return avx2::accumulate(factors, vectors, output);
+    }
     portable::accumulate(factors, vectors, output);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::{Rng, SeedableRng};
+    use rand::Rng;
+    use rand_chacha::rand_core::SeedableRng;
 
     fn values(count: usize, seed: u64) -> Vec<f32> {
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
@@ -71,12 +82,24 @@ mod tests {
                 project(weights, width, &inputs, &mut fast);
                 portable::project(weights, width, &inputs, &mut plain);
                 assert_eq!(fast, plain, "{rows} x {width}, batch {batch}");
+                #[cfg(target_arch = "x86_64")]
+                if avx2::available() {
+                    fast.fill(0.0);
+                    avx2::project(weights, width, &inputs, &mut fast);
+                    assert_eq!(fast, plain, "AVX2, {rows} x {width}, batch {batch}");
+                }
             }
             let factors = values(rows, 7);
             let (mut fast, mut plain) = (inputs[..width].to_vec(), inputs[..width].to_vec());
             accumulate(&factors, &single, &mut fast);
             portable::accumulate(&factors, &single, &mut plain);
             assert_eq!(fast, plain);
+            #[cfg(target_arch = "x86_64")]
+            if avx2::available() {
+                fast.copy_from_slice(&inputs[..width]);
+                avx2::accumulate(&factors, &single, &mut fast);
+                assert_eq!(fast, plain);
+            }
         }
     }
 

@@ -27,7 +27,7 @@ use engine::{Engine, EngineOptions, Limits, Native};
 use metric::Metrics;
 use network::Network;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tch::Device;
 use tokio::net::TcpListener;
@@ -107,6 +107,7 @@ pub async fn serve(
         keys: task.require_api_key.then(|| Keys::new(options.keys.clone())),
         drain: Drain::default(),
         stuck_after: STUCK_AFTER,
+        span: Mutex::new(Some(tracing::Span::current())),
     });
     let deadline = Duration::from_secs(task.drain_seconds.into());
     let serving = server.drain.serve(listener, api::router(server.clone()), shutdown, deadline);

@@ -189,7 +189,7 @@ fn events<S: Shape>(
     stream_usage: Option<usize>,
     token: TaskTrackerToken,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    let opening: Vec<Value> = (0..choices.len()).filter_map(|index| shape.opening(index)).collect();
+    let mut opening: Vec<Option<Value>> = (0..choices.len()).map(|index| shape.opening(index)).collect();
     let generated = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let each = choices.into_iter().map(|choice| {
         let generated = generated.clone();
@@ -206,11 +206,15 @@ fn events<S: Shape>(
     });
     let all = stream::select_all(each.collect::<Vec<_>>());
     let envelope = Arc::new(envelope);
-    let first = envelope.clone();
-    let opening = stream::iter(opening).map(move |choice| event(&first.wrap(S::EVENT, vec![choice], None)));
-    let middle_envelope = envelope.clone();
+    let last_envelope = envelope.clone();
     let middle = all.map(move |delta| match delta {
-        Ok(delta) => event(&middle_envelope.wrap(S::EVENT, vec![shape.event(&served, delta)], None)),
+        Ok(delta) => {
+            // An opening event waits for the first token, so that the first byte of the answer is
+            // the first token's to whoever measures it.
+            let opening = opening.get_mut(delta.index).and_then(Option::take);
+            let choices = opening.into_iter().chain([shape.event(&served, delta)]);
+            choices.flat_map(|choice| event(&envelope.wrap(S::EVENT, vec![choice], None))).collect()
+        }
         Err(failure) => {
             let fault = failed(failure);
             served.metrics.failed(fault.category);
@@ -221,13 +225,13 @@ fn events<S: Shape>(
         let mut text = Vec::new();
         if let Some(prompt) = stream_usage {
             let completion = generated.load(std::sync::atomic::Ordering::Acquire);
-            text.extend(event(&envelope.wrap(S::EVENT, Vec::new(), Some(usage(prompt, completion)))));
+            text.extend(event(&last_envelope.wrap(S::EVENT, Vec::new(), Some(usage(prompt, completion)))));
         }
         text.extend_from_slice(b"data: [DONE]\n\n");
         drop(token);
         Bytes::from(text)
     });
-    opening.chain(middle).chain(last).map(Ok)
+    middle.chain(last).map(Ok)
 }
 
 fn event(value: &Value) -> Bytes {

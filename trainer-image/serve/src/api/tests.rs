@@ -1,7 +1,6 @@
 use super::*;
 use crate::engine::tests::{Behaviour, request as engine_request, start};
 use axum::body::Body;
-use std::sync::Mutex;
 use tower::ServiceExt;
 
 const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
@@ -28,7 +27,7 @@ fn server(served: Option<Served>) -> Arc<Server> {
         cell.set(Arc::new(served)).unwrap();
     }
     let stuck_after = Duration::from_millis(800);
-    Arc::new(Server { served: cell, digest: "d".into(), keys: None, drain: Drain::default(), stuck_after })
+    Arc::new(Server { served: cell, digest: "d".into(), keys: None, drain: Drain::default(), stuck_after, span: Mutex::default() })
 }
 
 async fn call(server: &Arc<Server>, path: &str, body: Option<Value>) -> (u16, Value) {

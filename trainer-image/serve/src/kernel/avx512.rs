@@ -19,13 +19,12 @@ pub fn available() -> bool {
     std::arch::is_x86_feature_detected!("avx512f")
 }
 
-trait Element: Copy {
+trait Element: portable::Element {
     /// Loads sixteen elements, widened to FP32.
     ///
     /// # Safety
     /// `at` must be valid for reads of sixteen elements.
     unsafe fn load(at: *const Self) -> __m512;
-    fn widen(self) -> f32;
 }
 
 impl Element for f32 {
@@ -34,9 +33,6 @@ impl Element for f32 {
     unsafe fn load(at: *const Self) -> __m512 {
         // SAFETY: the caller vouches for sixteen readable elements.
         unsafe { _mm512_loadu_ps(at) }
-    }
-    fn widen(self) -> f32 {
-        self
     }
 }
 
@@ -47,9 +43,6 @@ impl Element for u16 {
         // SAFETY: the caller vouches for sixteen readable elements, 32 bytes.
         let bits = unsafe { _mm256_loadu_si256(at.cast()) };
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
-    }
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self) << 16)
     }
 }
 
