@@ -6,6 +6,7 @@ use bessemer_e2e::conformance::{self, differences, transcript};
 use bessemer_embedded::clock::SystemClock;
 use bessemer_embedded::{Api, Options};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 /// Areas in which the embedded API must not differ at all.
 const STRICT: &[&str] = &[
@@ -25,11 +26,6 @@ async fn the_embedded_api_answers_as_kube_apiserver_does() {
         if !scenario.name.contains(&wanted) {
             continue;
         }
-        if scenario.controllers {
-            // Until the garbage collector of the embedded control plane is there.
-            eprintln!("{}: not replayed", scenario.name);
-            continue;
-        }
         let api = Api::open(Options::memory(Arc::new(SystemClock), 7)).unwrap();
         let client = kube::Client::new(api.clone(), "default");
         let namespace = format!("conformance-{}", scenario.name);
@@ -41,11 +37,19 @@ async fn the_embedded_api_answers_as_kube_apiserver_does() {
             .request_text(request.body(body.to_string().into_bytes()).unwrap())
             .await
             .unwrap();
+        let stop = CancellationToken::new();
+        if scenario.controllers {
+            tokio::spawn(bessemer_embedded::controller::run(
+                client.clone(),
+                stop.clone(),
+            ));
+        }
         let recorded = transcript(&scenario.name).unwrap();
         match conformance::run(&client, &scenario, &namespace).await {
             Ok(answered) => lines.extend(differences(&scenario, &recorded, &answered)),
             Err(error) => lines.push(error.to_string()),
         }
+        stop.cancel();
     }
     assert!(
         lines.is_empty(),

@@ -138,7 +138,6 @@ spec:
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not been run to its end yet: cargo test --release -p bessemer-e2e --test kubectl -- --ignored"]
 async fn plain_kubectl_works() {
     let Some(kubectl) = kubectl() else { return };
     let directory = tempfile::tempdir().unwrap();
