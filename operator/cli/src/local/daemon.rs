@@ -4,11 +4,17 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bessemer_core::Settings;
 use bessemer_embedded::objectstore::{self, Credentials};
 use bessemer_embedded::{Api, Options, controller, node};
 use bessemer_protocol::Storage;
+use bessemer_runtime::clock::Random;
+use bessemer_runtime::metric::Metrics;
+use bessemer_runtime::outside::{Artefacts, Live};
+use bessemer_runtime::{Parts, telemetry};
+use bessemer_store::{Layout, S3Settings, S3Store};
 use clap::Args;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -38,7 +44,10 @@ fn failed(error: impl std::fmt::Display) -> Error {
 /// Runs until SIGTERM or SIGINT.
 pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error> {
     let _lock = place.lock()?;
-    let _telemetry = bessemer_runtime::telemetry::init("bessemer-local").map_err(failed)?;
+    let otlp_endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
+    let _telemetry =
+        telemetry::install("bessemer-local", &filter, telemetry::Format::Text, otlp_endpoint.as_deref()).map_err(failed)?;
     let stop = CancellationToken::new();
     let credentials = place.credentials()?;
 
@@ -73,8 +82,22 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
     let mut settings = Settings::new(storage, IMAGE);
     settings.local = true;
     settings.progress_url = Some(format!("http://{intake_address}"));
-    settings.otlp_endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
+    settings.otlp_endpoint = otlp_endpoint;
     settings.threads = std::thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(1));
+    let store_client = S3Store::new(&S3Settings {
+        endpoint: settings.storage.endpoint.clone(),
+        region: settings.storage.region.clone(),
+        bucket: BUCKET.into(),
+        deadline: Duration::from_secs(20),
+    })
+    .await;
+    let parts = Parts {
+        lease_client: client.clone(),
+        clock: Arc::new(bessemer_runtime::clock::SystemClock),
+        random: Random::from_system(),
+        outside: Arc::new(Live::new(Artefacts::new(Arc::new(store_client), Layout::new(BUCKET, "")))),
+        metrics: Metrics::new(),
+    };
     let mut config = bessemer_runtime::Config::new(settings);
     config.intake_address = Some(intake_address);
 
@@ -92,7 +115,7 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
     );
     let agent_stop = CancellationToken::new();
     let agent_task = tokio::spawn(agent.run(agent_stop.clone()));
-    let operator = tokio::spawn(bessemer_runtime::run(client, config, stop.clone()));
+    let operator = tokio::spawn(bessemer_runtime::run(client, config, parts, stop.clone()));
 
     std::fs::write(place.ready(), server.url()).map_err(Error::file(place.ready()))?;
     tracing::info!(url = server.url(), directory = %place.root().display(), "the local control plane runs");
@@ -128,7 +151,7 @@ fn open_api(place: &Place) -> Result<Api, Error> {
     let mut options = Options::memory(Arc::new(bessemer_embedded::clock::SystemClock), seed);
     options.storage = Box::new(bessemer_embedded::storage::Disk::open(&directory).map_err(failed)?);
     options.logs = Some(Arc::new(node::Logs::new(place.pods())));
-    options.issuer = Some(Arc::new(bessemer_embedded::token::Issuer::open(&directory).map_err(failed)?));
+    options.issuer = Some(Arc::new(bessemer_embedded::token::Issuer::open(&directory.join("issuer.p8"), bessemer_embedded::server::ISSUER).map_err(failed)?));
     Api::open(options).map_err(failed)
 }
 
