@@ -12,7 +12,7 @@ use clap::Args;
 use crate::error::Error;
 
 pub use daemon::{DaemonOptions, daemon};
-pub use place::{IMAGE, Place};
+pub use place::Place;
 
 /// Least free space to start with, in MB.
 const LEAST_FREE_MB: u64 = 500;
