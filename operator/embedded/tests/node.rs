@@ -432,7 +432,7 @@ async fn a_deployment_rolls_without_a_cut_stream_and_configuration_follows() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_cut_short_by_the_agents_end_is_a_disruption_and_is_replaced() {
-    let cluster = start(5);
+    let mut cluster = start(5);
     let policy = json!({"backoffLimit": 0, "podReplacementPolicy": "Failed", "podFailurePolicy": {"rules": [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     ]}});
@@ -445,7 +445,7 @@ async fn a_pod_cut_short_by_the_agents_end_is_a_disruption_and_is_replaced() {
     until("first run", || async { mark.exists().then_some(()) }).await;
     // As after SIGKILL of the agent: no status was written, the process is gone.
     cluster.agent_stop.cancel();
-    cluster.agent.await.unwrap();
+    (&mut cluster.agent).await.unwrap();
     let stop = CancellationToken::new();
     let second = agent(&cluster.client, cluster.directory.path(), &stop);
     let done = cluster.job_with("long", "Complete").await;

@@ -21,6 +21,8 @@ mod telemetry;
 use clap::Parser;
 
 fn main() -> std::process::ExitCode {
+    // Before any thread exists: it may run this program anew with another environment.
+    bessemer_torch::sleep_while_waiting();
     let arguments = argument::Arguments::parse();
     let environment = environment::Environment::read();
     ending::catch_panics(&environment.termination_log);
