@@ -44,7 +44,8 @@ impl Normaliser {
                     }
                 }
                 let mut result: serde_json::Map<String, Value> =
-                    done.into_iter().map(|(k, v)| (k.clone(), v)).collect();
+                    // managedFields name list items by keys such as `k:{"uid":"..."}`.
+                    done.into_iter().map(|(k, v)| (self.text(k), v)).collect();
                 if let Some(prefix) = map.get("generateName").and_then(Value::as_str)
                     && map.contains_key("name")
                 {

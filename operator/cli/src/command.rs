@@ -77,8 +77,12 @@ enum LocalCommand {
 pub async fn run(arguments: Arguments) -> Result<(), Error> {
     match arguments.command {
         Command::Local(local) => run_local(local).await,
-        Command::Why(about) => why::print(&connect::default().await?, &about.namespace, &about.object).await,
-        Command::Lineage(about) => lineage::print(&connect::default().await?, &about.namespace, &about.object).await,
+        Command::Why(about) => {
+            why::print(&connect::default().await?, &about.namespace, &about.object).await
+        }
+        Command::Lineage(about) => {
+            lineage::print(&connect::default().await?, &about.namespace, &about.object).await
+        }
         Command::QuickstartData(options) => mine::run(&options),
     }
 }
@@ -96,9 +100,15 @@ async fn run_local(local: Local) -> Result<(), Error> {
                 LocalCommand::Get(which) => show::get(&client, &which, false).await,
                 LocalCommand::Watch(which) => show::get(&client, &which, true).await,
                 LocalCommand::Logs(options) => show::logs(&client, &options).await,
-                LocalCommand::Describe(about) => show::describe(&client, &about.namespace, &about.object).await,
-                LocalCommand::Why(about) => why::print(&client, &about.namespace, &about.object).await,
-                LocalCommand::Lineage(about) => lineage::print(&client, &about.namespace, &about.object).await,
+                LocalCommand::Describe(about) => {
+                    show::describe(&client, &about.namespace, &about.object).await
+                }
+                LocalCommand::Why(about) => {
+                    why::print(&client, &about.namespace, &about.object).await
+                }
+                LocalCommand::Lineage(about) => {
+                    lineage::print(&client, &about.namespace, &about.object).await
+                }
                 LocalCommand::Delete(options) => show::delete(&client, &options).await,
                 LocalCommand::Up(_) | LocalCommand::Down | LocalCommand::Daemon(_) => Ok(()),
             }

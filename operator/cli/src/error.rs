@@ -31,7 +31,9 @@ pub enum Error {
     #[error("nothing runs in {0}; start it with `bessemer local up`")]
     NotRunning(PathBuf),
     /// Somebody else holds the directory.
-    #[error("{0} is already used by a running `bessemer local up`; stop it with `bessemer local down`, or give another --dir")]
+    #[error(
+        "{0} is already used by a running `bessemer local up`; stop it with `bessemer local down`, or give another --dir"
+    )]
     AlreadyRunning(PathBuf),
     /// The daemon did not come up.
     #[error("the local control plane did not start: {reason} (log: {log})")]
@@ -42,7 +44,9 @@ pub enum Error {
         log: PathBuf,
     },
     /// A port is taken.
-    #[error("port {port} on 127.0.0.1 is in use; stop what uses it, or remove {file} to take another")]
+    #[error(
+        "port {port} on 127.0.0.1 is in use; stop what uses it, or remove {file} to take another"
+    )]
     PortInUse {
         /// Port.
         port: u16,

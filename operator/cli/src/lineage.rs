@@ -19,7 +19,12 @@ pub async fn print(client: &Client, namespace: &str, reference: &str) -> Result<
 }
 
 /// One line per artefact, inputs indented below.
-pub async fn trace(client: &Client, namespace: &str, kind: Kind, name: &str) -> Result<Vec<String>, Error> {
+pub async fn trace(
+    client: &Client,
+    namespace: &str,
+    kind: Kind,
+    name: &str,
+) -> Result<Vec<String>, Error> {
     let mut lines = Vec::new();
     let mut seen = BTreeSet::new();
     let mut open = vec![(0, kind, name.to_string(), None::<String>)];
@@ -27,31 +32,58 @@ pub async fn trace(client: &Client, namespace: &str, kind: Kind, name: &str) -> 
         let indent = "  ".repeat(depth);
         let Some(found) = object::api(client, kind, namespace).get_opt(&name).await? else {
             let pinned = pinned.unwrap_or_default();
-            lines.push(format!("{indent}{kind}/{name} {pinned} (the object was deleted; its artefact may remain)"));
+            lines.push(format!(
+                "{indent}{kind}/{name} {pinned} (the object was deleted; its artefact may remain)"
+            ));
             continue;
         };
         let own = object::text(&found, "/status/artifact/digest").map(str::to_string);
-        let digest = pinned.clone().or_else(|| own.clone()).unwrap_or_else(|| "no digest yet".into());
+        let digest = pinned
+            .clone()
+            .or_else(|| own.clone())
+            .unwrap_or_else(|| "no digest yet".into());
         let note = match (&pinned, &own) {
             (Some(pinned), Some(own)) if pinned != own => " (a newer one exists)",
             _ => "",
         };
         let first = seen.insert((kind, name.clone(), digest.clone()));
-        lines.push(format!("{indent}{kind}/{name} {digest}{note}{}", if first { "" } else { " (see above)" }));
+        lines.push(format!(
+            "{indent}{kind}/{name} {digest}{note}{}",
+            if first { "" } else { " (see above)" }
+        ));
         if !first {
             continue;
         }
-        for source in found.data.pointer("/spec/sources").and_then(Value::as_array).into_iter().flatten() {
+        for source in found
+            .data
+            .pointer("/spec/sources")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             let text = |field: &str| source.get(field).and_then(Value::as_str).unwrap_or("-");
-            lines.push(format!("{indent}  source {} {} (licence {})", text("name"), text("uri"), text("license")));
+            lines.push(format!(
+                "{indent}  source {} {} (licence {})",
+                text("name"),
+                text("uri"),
+                text("license")
+            ));
         }
-        let inputs = found.data.pointer("/status/inputs").and_then(Value::as_array);
+        let inputs = found
+            .data
+            .pointer("/status/inputs")
+            .and_then(Value::as_array);
         let mut next: Vec<_> = inputs
             .into_iter()
             .flatten()
             .filter_map(|input| {
                 let text = |field: &str| input.get(field).and_then(Value::as_str);
-                Some((depth + 1, object::kind_of(text("kind")?)?, text("name")?.to_string(), text("digest").map(str::to_string)))
+                Some((
+                    depth + 1,
+                    object::kind_of(text("kind")?)?,
+                    text("name")?.to_string(),
+                    text("digest").map(str::to_string),
+                ))
             })
             .collect();
         next.reverse();

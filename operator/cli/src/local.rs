@@ -64,21 +64,39 @@ pub async fn up(place: &Place, options: &UpOptions) -> Result<(), Error> {
     }
     // Its own process group: Ctrl-C at the terminal must not end it.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut child = command.spawn().map_err(Error::file("bessemer local daemon"))?;
+    let mut child = command
+        .spawn()
+        .map_err(Error::file("bessemer local daemon"))?;
     let started = Instant::now();
     while !place.ready().exists() {
         let ended = child.try_wait().ok().flatten();
         if ended.is_some() || started.elapsed() > START {
             let text = std::fs::read_to_string(place.log()).unwrap_or_default();
-            let line = text.lines().rev().find_map(|line| line.strip_prefix("bessemer: ")).map(str::to_string);
-            let reason = line.unwrap_or_else(|| text.lines().last().unwrap_or("it did not answer in time").to_string());
+            let line = text
+                .lines()
+                .rev()
+                .find_map(|line| line.strip_prefix("bessemer: "))
+                .map(str::to_string);
+            let reason = line.unwrap_or_else(|| {
+                text.lines()
+                    .last()
+                    .unwrap_or("it did not answer in time")
+                    .to_string()
+            });
             let _ = child.kill();
-            return Err(Error::Daemon { reason, log: place.log() });
+            return Err(Error::Daemon {
+                reason,
+                log: place.log(),
+            });
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let mut out = std::io::stdout();
-    let _ = writeln!(out, "The control plane runs. export KUBECONFIG={}", place.kubeconfig().display());
+    let _ = writeln!(
+        out,
+        "The control plane runs. export KUBECONFIG={}",
+        place.kubeconfig().display()
+    );
     Ok(())
 }
 
@@ -104,9 +122,16 @@ pub fn down(place: &Place) -> Result<(), Error> {
 fn check_disk(place: &Place) -> Result<(), Error> {
     let free = rustix::fs::statvfs(place.root())
         .map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) >> 20)
-        .map_err(|errno| Error::File { path: place.root().into(), source: errno.into() })?;
+        .map_err(|errno| Error::File {
+            path: place.root().into(),
+            source: errno.into(),
+        })?;
     if free < LEAST_FREE_MB {
-        return Err(Error::NoSpace { path: place.root().into(), free, needed: LEAST_FREE_MB });
+        return Err(Error::NoSpace {
+            path: place.root().into(),
+            free,
+            needed: LEAST_FREE_MB,
+        });
     }
     Ok(())
 }
@@ -116,18 +141,38 @@ fn check_worker(directory: &std::path::Path) -> Result<(), Error> {
     let path = directory.join("bessemer-worker");
     if !path.exists() {
         let hint = "build it with `make build`, or give --worker-dir";
-        return Err(Error::Missing { what: "the worker binary", path, hint });
+        return Err(Error::Missing {
+            what: "the worker binary",
+            path,
+            hint,
+        });
     }
-    let asked = Command::new(&path).arg("--version").stdout(Stdio::null()).stderr(Stdio::piped()).output();
+    let asked = Command::new(&path)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output();
     let output = asked.map_err(Error::file(&path))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         if said.contains("shared librar") {
-            let path = said.split(": ").find(|part| part.contains(".so")).unwrap_or("libtorch").trim().into();
+            let path = said
+                .split(": ")
+                .find(|part| part.contains(".so"))
+                .unwrap_or("libtorch")
+                .trim()
+                .into();
             let hint = "fetch it with `make setup` and run under `eval \"$(make -s env)\"`, which sets LD_LIBRARY_PATH";
-            return Err(Error::Missing { what: "libtorch", path, hint });
+            return Err(Error::Missing {
+                what: "libtorch",
+                path,
+                hint,
+            });
         }
-        return Err(Error::Daemon { reason: format!("bessemer-worker --version: {}", said.trim()), log: path });
+        return Err(Error::Daemon {
+            reason: format!("bessemer-worker --version: {}", said.trim()),
+            log: path,
+        });
     }
     Ok(())
 }

@@ -29,16 +29,23 @@ pub fn parse(reference: &str) -> Result<(Kind, &str), Error> {
 pub fn kind_of(text: &str) -> Option<Kind> {
     let text = text.to_ascii_lowercase();
     let text = text.strip_suffix(&format!(".{GROUP}")).unwrap_or(&text);
-    Kind::ALL
-        .into_iter()
-        .find(|kind| [kind.name().to_ascii_lowercase().as_str(), kind.plural(), kind.short()].contains(&text))
+    Kind::ALL.into_iter().find(|kind| {
+        [
+            kind.name().to_ascii_lowercase().as_str(),
+            kind.plural(),
+            kind.short(),
+        ]
+        .contains(&text)
+    })
 }
 
 /// All objects of a namespace in chain order.
 pub async fn all(client: &Client, namespace: &str) -> Result<Vec<(Kind, DynamicObject)>, Error> {
     let mut found = Vec::new();
     for kind in Kind::ALL {
-        let list = api(client, kind, namespace).list(&ListParams::default()).await?;
+        let list = api(client, kind, namespace)
+            .list(&ListParams::default())
+            .await?;
         found.extend(list.items.into_iter().map(|object| (kind, object)));
     }
     Ok(found)
@@ -57,14 +64,26 @@ pub struct Condition {
 
 /// The condition of a type, if the object has it for its present generation.
 pub fn condition(object: &DynamicObject, kind: &str) -> Option<Condition> {
-    let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+    let text = |value: &Value, field: &str| {
+        value
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_string()
+    };
     let conditions = object.data.pointer("/status/conditions")?.as_array()?;
-    let found = conditions.iter().find(|condition| condition.get("type").and_then(Value::as_str) == Some(kind))?;
+    let found = conditions
+        .iter()
+        .find(|condition| condition.get("type").and_then(Value::as_str) == Some(kind))?;
     let observed = found.get("observedGeneration").and_then(Value::as_i64);
     if observed.is_some() && observed != object.metadata.generation {
         return None;
     }
-    Some(Condition { status: text(found, "status"), reason: text(found, "reason"), message: text(found, "message") })
+    Some(Condition {
+        status: text(found, "status"),
+        reason: text(found, "reason"),
+        message: text(found, "message"),
+    })
 }
 
 /// Where an object stands.
@@ -80,7 +99,9 @@ pub enum State {
 
 /// The state that the conditions tell.
 pub fn state(object: &DynamicObject) -> State {
-    if let Some(stalled) = condition(object, "Stalled").filter(|condition| condition.status == "True") {
+    if let Some(stalled) =
+        condition(object, "Stalled").filter(|condition| condition.status == "True")
+    {
         return State::Failed(format!("{}: {}", stalled.reason, stalled.message));
     }
     match condition(object, "Ready") {
@@ -106,7 +127,12 @@ pub fn references(kind: Kind, object: &DynamicObject) -> Vec<(Kind, String)> {
     if let Some(spec) = object.data.get("spec") {
         walk(spec, "", &mut found);
         if kind == Kind::PretrainJob {
-            for share in spec.get("datasets").and_then(Value::as_array).into_iter().flatten() {
+            for share in spec
+                .get("datasets")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
                 if let Some(name) = share.get("name").and_then(Value::as_str) {
                     found.push((Kind::Dataset, name.into()));
                 }
@@ -121,7 +147,11 @@ pub fn references(kind: Kind, object: &DynamicObject) -> Vec<(Kind, String)> {
 fn walk(value: &Value, field: &str, found: &mut Vec<(Kind, String)>) {
     match value {
         Value::Object(map) => {
-            if let Some(name) = map.get("name").and_then(Value::as_str).filter(|_| field.ends_with("Ref") || field.ends_with("Refs")) {
+            if let Some(name) = map
+                .get("name")
+                .and_then(Value::as_str)
+                .filter(|_| field.ends_with("Ref") || field.ends_with("Refs"))
+            {
                 let by_field = match field {
                     "datasetRef" => Some(Kind::Dataset),
                     "evaluationRef" | "evaluationRefs" => Some(Kind::Evaluation),
@@ -135,7 +165,8 @@ fn walk(value: &Value, field: &str, found: &mut Vec<(Kind, String)>) {
                 }
                 return;
             }
-            map.iter().for_each(|(name, child)| walk(child, name, found));
+            map.iter()
+                .for_each(|(name, child)| walk(child, name, found));
         }
         Value::Array(list) => list.iter().for_each(|child| walk(child, field, found)),
         _ => {}
@@ -157,7 +188,10 @@ mod tests {
     #[test]
     fn kinds_are_known_by_every_name() {
         assert_eq!(parse("pj/a").unwrap(), (Kind::PretrainJob, "a"));
-        assert_eq!(parse("deployments.bessemer.dev/a").unwrap().0, Kind::Deployment);
+        assert_eq!(
+            parse("deployments.bessemer.dev/a").unwrap().0,
+            Kind::Deployment
+        );
         assert_eq!(parse("FineTune/a").unwrap().0, Kind::FineTune);
         assert!(parse("pods/a").is_err() && parse("pj").is_err());
     }
@@ -188,6 +222,12 @@ mod tests {
                 "auth": {"apiKeysSecretRef": {"name": "keys"}}
             }})),
         );
-        assert_eq!(found, [(Kind::FineTune, "chat".into()), (Kind::Evaluation, "e".into())]);
+        assert_eq!(
+            found,
+            [
+                (Kind::FineTune, "chat".into()),
+                (Kind::Evaluation, "e".into())
+            ]
+        );
     }
 }

@@ -54,16 +54,21 @@ pub struct DeleteOptions {
 pub async fn get(client: &Client, which: &Which, watch: bool) -> Result<(), Error> {
     let (kind, name) = match which.kind.as_deref() {
         None => (None, None),
-        Some(text) if text.contains('/') => object::parse(text).map(|(kind, name)| (Some(kind), Some(name)))?,
-        Some(text) => (Some(object::kind_of(text).ok_or_else(|| Error::BadReference(text.into()))?), None),
+        Some(text) if text.contains('/') => {
+            object::parse(text).map(|(kind, name)| (Some(kind), Some(name)))?
+        }
+        Some(text) => (
+            Some(object::kind_of(text).ok_or_else(|| Error::BadReference(text.into()))?),
+            None,
+        ),
     };
     let mut printed: Vec<String> = Vec::new();
     print_row("OBJECT", "READY", "REASON", "PROGRESS", "ABOUT");
     loop {
         let found = object::all(client, &which.namespace).await?;
-        let rows = found
-            .iter()
-            .filter(|(of, object)| kind.is_none_or(|kind| kind == *of) && name.is_none_or(|name| name == object.name_any()));
+        let rows = found.iter().filter(|(of, object)| {
+            kind.is_none_or(|kind| kind == *of) && name.is_none_or(|name| name == object.name_any())
+        });
         let mut now = Vec::new();
         for (of, object) in rows {
             let row = row(*of, object);
@@ -90,17 +95,28 @@ fn print_row(object: &str, ready: &str, reason: &str, progress: &str, about: &st
 
 fn row(kind: Kind, found: &DynamicObject) -> String {
     let ready = object::condition(found, "Ready");
-    let (status, reason) =
-        ready.map_or(("Unknown".into(), "Pending".into()), |condition| (condition.status, condition.reason));
+    let (status, reason) = ready.map_or(("Unknown".into(), "Pending".into()), |condition| {
+        (condition.status, condition.reason)
+    });
     let number = |pointer: &str| found.data.pointer(pointer).and_then(Value::as_f64);
     let about = match kind {
-        Kind::Dataset => number("/status/statistics/tokens").map(|tokens| format!("{tokens} tokens")),
-        Kind::PretrainJob | Kind::FineTune => number("/status/progress/loss").map(|loss| format!("loss {loss:.3}")),
+        Kind::Dataset => {
+            number("/status/statistics/tokens").map(|tokens| format!("{tokens} tokens"))
+        }
+        Kind::PretrainJob | Kind::FineTune => {
+            number("/status/progress/loss").map(|loss| format!("loss {loss:.3}"))
+        }
         Kind::Evaluation => object::text(found, "/status/headline").map(str::to_string),
         Kind::Deployment => object::text(found, "/status/trafficSummary").map(str::to_string),
     };
     let progress = object::text(found, "/status/progress/summary").unwrap_or("-");
-    line(&object::title(kind, found), &status, &reason, progress, about.as_deref().unwrap_or("-"))
+    line(
+        &object::title(kind, found),
+        &status,
+        &reason,
+        progress,
+        about.as_deref().unwrap_or("-"),
+    )
 }
 
 /// Prints an object as YAML and its events.
@@ -112,7 +128,11 @@ pub async fn describe(client: &Client, namespace: &str, reference: &str) -> Resu
     println!("{text}\nEvents:");
     let events: Api<Event> = Api::namespaced(client.clone(), namespace);
     let fields = format!("involvedObject.name={name},involvedObject.kind={kind}");
-    for event in events.list(&ListParams::default().fields(&fields)).await?.items {
+    for event in events
+        .list(&ListParams::default().fields(&fields))
+        .await?
+        .items
+    {
         println!(
             "  {:<8} {:<24} {}",
             event.type_.unwrap_or_default(),
@@ -128,14 +148,26 @@ pub async fn logs(client: &Client, options: &LogOptions) -> Result<(), Error> {
     let (kind, name) = object::parse(&options.object)?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), &options.namespace);
     let labels = format!("bessemer.dev/kind={kind},bessemer.dev/name={name}");
-    let mut found = pods.list(&ListParams::default().labels(&labels)).await?.items;
+    let mut found = pods
+        .list(&ListParams::default().labels(&labels))
+        .await?
+        .items;
     found.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
     let Some(pod) = found.pop() else {
-        return Err(Error::Api(format!("{kind}/{name} has no pod; a finished run's pods go after ttlSecondsAfterFinished")));
+        return Err(Error::Api(format!(
+            "{kind}/{name} has no pod; a finished run's pods go after ttlSecondsAfterFinished"
+        )));
     };
-    let params = LogParams { follow: options.follow, ..LogParams::default() };
+    let params = LogParams {
+        follow: options.follow,
+        ..LogParams::default()
+    };
     let mut lines = pods.log_stream(&pod.name_any(), &params).await?.lines();
-    while let Some(line) = lines.try_next().await.map_err(|error| Error::Unreachable(error.to_string()))? {
+    while let Some(line) = lines
+        .try_next()
+        .await
+        .map_err(|error| Error::Unreachable(error.to_string()))?
+    {
         println!("{line}");
     }
     Ok(())
@@ -150,23 +182,40 @@ pub async fn delete(client: &Client, options: &DeleteOptions) -> Result<(), Erro
     }
     if let Some(path) = &options.filename {
         for (_, object) in manifest::read(path)? {
-            let kind = object.types.as_ref().and_then(|types| object::kind_of(&types.kind));
+            let kind = object
+                .types
+                .as_ref()
+                .and_then(|types| object::kind_of(&types.kind));
             if let Some(kind) = kind {
-                let namespace = object.namespace().unwrap_or_else(|| options.namespace.clone());
+                let namespace = object
+                    .namespace()
+                    .unwrap_or_else(|| options.namespace.clone());
                 wanted.push((kind, namespace, object.name_any()));
             }
         }
     }
     for (kind, namespace, name) in &wanted {
-        let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
-        match object::api(client, *kind, namespace).delete(name, &params).await {
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            ..DeleteParams::default()
+        };
+        match object::api(client, *kind, namespace)
+            .delete(name, &params)
+            .await
+        {
             Ok(_) => println!("{kind}/{name} deleted"),
-            Err(kube::Error::Api(status)) if status.code == 404 => println!("{kind}/{name} was not there"),
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                println!("{kind}/{name} was not there")
+            }
             Err(error) => return Err(error.into()),
         }
     }
     for (kind, namespace, name) in &wanted {
-        while object::api(client, *kind, namespace).get_metadata_opt(name).await?.is_some() {
+        while object::api(client, *kind, namespace)
+            .get_metadata_opt(name)
+            .await?
+            .is_some()
+        {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -13,7 +13,11 @@ use crate::{object, plot};
 const CURVE_FILE: &str = "training.json";
 
 /// Prints the summary of the objects that were applied.
-pub async fn print(client: &Client, place: &Place, applied: &[(Kind, String, String)]) -> Result<(), Error> {
+pub async fn print(
+    client: &Client,
+    place: &Place,
+    applied: &[(Kind, String, String)],
+) -> Result<(), Error> {
     let mut objects = Vec::new();
     for (kind, namespace, name) in applied {
         if let Some(found) = object::api(client, *kind, namespace).get_opt(name).await? {
@@ -34,7 +38,13 @@ pub async fn print(client: &Client, place: &Place, applied: &[(Kind, String, Str
     }
     for (_, found) in objects.iter().filter(|(kind, _)| *kind == Kind::Evaluation) {
         println!("\nResults of {}", object::title(Kind::Evaluation, found));
-        for result in found.data.pointer("/status/results").and_then(Value::as_array).into_iter().flatten() {
+        for result in found
+            .data
+            .pointer("/status/results")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             print_result(result);
         }
     }
@@ -46,10 +56,19 @@ pub async fn print(client: &Client, place: &Place, applied: &[(Kind, String, Str
 
 fn print_curve(place: &Place, kind: Kind, found: &DynamicObject) {
     // The local store is a directory of this machine, so the file can be read without a client.
-    let Some(uri) = object::text(found, "/status/artifact/uri") else { return };
-    let path = place.objects().join(uri.trim_start_matches("s3://")).join(CURVE_FILE);
-    let Ok(text) = std::fs::read(&path) else { return };
-    let Ok(training) = serde_json::from_slice::<Value>(&text) else { return };
+    let Some(uri) = object::text(found, "/status/artifact/uri") else {
+        return;
+    };
+    let path = place
+        .objects()
+        .join(uri.trim_start_matches("s3://"))
+        .join(CURVE_FILE);
+    let Ok(text) = std::fs::read(&path) else {
+        return;
+    };
+    let Ok(training) = serde_json::from_slice::<Value>(&text) else {
+        return;
+    };
     let points: Vec<(f64, f64)> = training
         .get("curve")
         .and_then(Value::as_array)
@@ -59,10 +78,18 @@ fn print_curve(place: &Place, kind: Kind, found: &DynamicObject) {
         .collect();
     let lines = plot::curve(&points, 60, 6);
     if !lines.is_empty() {
-        println!("\nTraining loss of {} over steps", object::title(kind, found));
+        println!(
+            "\nTraining loss of {} over steps",
+            object::title(kind, found)
+        );
         lines.iter().for_each(|line| println!("{line}"));
     }
-    let loss = |field: &str| found.data.pointer(&format!("/status/losses/{field}")).and_then(Value::as_f64);
+    let loss = |field: &str| {
+        found
+            .data
+            .pointer(&format!("/status/losses/{field}"))
+            .and_then(Value::as_f64)
+    };
     if let (Some(before), Some(after)) = (loss("initialValidation"), loss("validation")) {
         println!("         held-out loss {before:.3} -> {after:.3}");
     }
@@ -76,14 +103,28 @@ fn print_result(result: &Value) {
         (Some(low), Some(high)) => format!("  [{low:.4}, {high:.4}]"),
         _ => String::new(),
     };
-    println!("  {:<14} {:<24} {value:>12}{interval}", text("suite"), text("metric"));
+    println!(
+        "  {:<14} {:<24} {value:>12}{interval}",
+        text("suite"),
+        text("metric")
+    );
 }
 
 fn print_deployment(found: &DynamicObject) {
     let title = object::title(Kind::Deployment, found);
-    for gate in found.data.pointer("/status/gates").and_then(Value::as_array).into_iter().flatten() {
+    for gate in found
+        .data
+        .pointer("/status/gates")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         let text = |field: &str| gate.get(field).and_then(Value::as_str).unwrap_or_default();
-        println!("\nGate of {title}: {} {}", text("expression"), text("verdict"));
+        println!(
+            "\nGate of {title}: {} {}",
+            text("expression"),
+            text("verdict")
+        );
     }
     if let Some(url) = object::text(found, "/status/url") {
         let name = found.metadata.name.as_deref().unwrap_or_default();

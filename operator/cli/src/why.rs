@@ -18,7 +18,12 @@ pub async fn print(client: &Client, namespace: &str, reference: &str) -> Result<
 }
 
 /// The chain of reasons, one line per object, causes indented below.
-pub async fn explain(client: &Client, namespace: &str, kind: Kind, name: &str) -> Result<Vec<String>, Error> {
+pub async fn explain(
+    client: &Client,
+    namespace: &str,
+    kind: Kind,
+    name: &str,
+) -> Result<Vec<String>, Error> {
     let mut lines = Vec::new();
     let mut seen = BTreeSet::new();
     let mut open = vec![(0, kind, name.to_string())];
@@ -42,12 +47,21 @@ pub async fn explain(client: &Client, namespace: &str, kind: Kind, name: &str) -
             State::Failed(reason) => lines.push(format!("{indent}{kind}/{name} failed. {reason}")),
             State::Pending(reason) => {
                 let progress = object::text(&found, "/status/progress/summary");
-                let progress = progress.map(|text| format!(" ({text})")).unwrap_or_default();
-                lines.push(format!("{indent}{kind}/{name} is not ready{progress}. {reason}"));
+                let progress = progress
+                    .map(|text| format!(" ({text})"))
+                    .unwrap_or_default();
+                lines.push(format!(
+                    "{indent}{kind}/{name} is not ready{progress}. {reason}"
+                ));
             }
         }
         let causes = object::references(kind, &found);
-        open.extend(causes.into_iter().rev().map(|(kind, name)| (depth + 1, kind, name)));
+        open.extend(
+            causes
+                .into_iter()
+                .rev()
+                .map(|(kind, name)| (depth + 1, kind, name)),
+        );
     }
     Ok(lines)
 }

@@ -26,7 +26,11 @@ pub struct Bootstrap {
 impl Bootstrap {
     /// Interval of `value`, a function of the multiset of chosen samples: it gets the indices of a resample.
     /// `None` without draws or samples, or when a resample has no finite value.
-    pub fn interval(&self, samples: usize, mut value: impl FnMut(&[usize]) -> f64) -> Option<Interval> {
+    pub fn interval(
+        &self,
+        samples: usize,
+        mut value: impl FnMut(&[usize]) -> f64,
+    ) -> Option<Interval> {
         if samples == 0 || self.draws == 0 {
             return None;
         }
@@ -46,7 +50,10 @@ impl Bootstrap {
         values.sort_by(f64::total_cmp);
         // sacrebleu's choice of ranks: as many left out below as above.
         let skip = values.len() / 40;
-        Some(Interval { low: *values.get(skip)?, high: *values.get(values.len() - 1 - skip)? })
+        Some(Interval {
+            low: *values.get(skip)?,
+            high: *values.get(values.len() - 1 - skip)?,
+        })
     }
 }
 
@@ -61,21 +68,43 @@ mod tests {
     #[test]
     fn the_interval_of_a_mean_is_the_normal_one_and_repeats() {
         let values: Vec<f64> = (0..400).map(|index| f64::from(index % 20)).collect();
-        let bootstrap = Bootstrap { seed: 7, draws: 2000 };
-        let found = bootstrap.interval(values.len(), |chosen| mean(&values, chosen)).unwrap();
+        let bootstrap = Bootstrap {
+            seed: 7,
+            draws: 2000,
+        };
+        let found = bootstrap
+            .interval(values.len(), |chosen| mean(&values, chosen))
+            .unwrap();
         // mean 9.5, deviation 5.766, 1.96 * 5.766 / 20 = 0.565
-        assert!((found.low - 8.935).abs() < 0.06 && (found.high - 10.065).abs() < 0.06, "{found:?}");
-        assert_eq!(Some(found), bootstrap.interval(values.len(), |chosen| mean(&values, chosen)));
-        let other = Bootstrap { seed: 8, draws: 2000 };
-        assert_ne!(Some(found), other.interval(values.len(), |chosen| mean(&values, chosen)));
+        assert!(
+            (found.low - 8.935).abs() < 0.06 && (found.high - 10.065).abs() < 0.06,
+            "{found:?}"
+        );
+        assert_eq!(
+            Some(found),
+            bootstrap.interval(values.len(), |chosen| mean(&values, chosen))
+        );
+        let other = Bootstrap {
+            seed: 8,
+            draws: 2000,
+        };
+        assert_ne!(
+            Some(found),
+            other.interval(values.len(), |chosen| mean(&values, chosen))
+        );
     }
 
     #[test]
     fn pairing_finds_a_small_constant_difference() {
         let first: Vec<f64> = (0..50).map(|index| f64::from(index * index % 97)).collect();
         let second: Vec<f64> = first.iter().map(|value| value + 0.5).collect();
-        let bootstrap = Bootstrap { seed: 1, draws: 500 };
-        let delta = bootstrap.interval(50, |chosen| mean(&second, chosen) - mean(&first, chosen)).unwrap();
+        let bootstrap = Bootstrap {
+            seed: 1,
+            draws: 500,
+        };
+        let delta = bootstrap
+            .interval(50, |chosen| mean(&second, chosen) - mean(&first, chosen))
+            .unwrap();
         assert!((delta.low - 0.5).abs() < 1e-9 && (delta.high - 0.5).abs() < 1e-9);
     }
 

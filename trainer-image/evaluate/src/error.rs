@@ -77,13 +77,19 @@ impl Error {
         use bessemer_model::Error as Model;
         match self {
             Self::Config { .. } => ExitCode::BadConfig,
-            Self::Data { .. } | Self::NoProbability { .. } | Self::Model(Model::Chat(_)) => ExitCode::BadData,
+            Self::Data { .. } | Self::NoProbability { .. } | Self::Model(Model::Chat(_)) => {
+                ExitCode::BadData
+            }
             Self::MissingInput(_) | Self::Model(Model::Content { .. }) => ExitCode::MissingInput,
-            Self::File { source, .. } | Self::Model(Model::File { source, .. }) => match source.kind() {
-                std::io::ErrorKind::NotFound => ExitCode::MissingInput,
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ExitCode::Environment,
-                _ => ExitCode::TryAgain,
-            },
+            Self::File { source, .. } | Self::Model(Model::File { source, .. }) => {
+                match source.kind() {
+                    std::io::ErrorKind::NotFound => ExitCode::MissingInput,
+                    std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                        ExitCode::Environment
+                    }
+                    _ => ExitCode::TryAgain,
+                }
+            }
             Self::Interrupted => ExitCode::TryAgain,
             Self::Model(_) | Self::Libtorch(_) => ExitCode::Bug,
         }
@@ -95,6 +101,9 @@ impl Error {
     }
 
     pub(crate) fn config(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Config { field: field.into(), problem: problem.into() }
+        Self::Config {
+            field: field.into(),
+            problem: problem.into(),
+        }
     }
 }

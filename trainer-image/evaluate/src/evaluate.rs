@@ -8,12 +8,12 @@ use bessemer_protocol::EvaluationResult;
 use bessemer_protocol::task::{Aggregation, EvaluateTask, Suite, SuiteKind};
 use serde::Serialize;
 
+use crate::Error;
 use crate::bootstrap::Bootstrap;
 use crate::record::{read_documents, read_prompts};
 use crate::subject::{GROUP, Subject};
 use crate::suite::{generation, perplexity};
 use crate::table;
-use crate::Error;
 
 /// The results, in the output directory: `{"results": [...]}`. Beside it lies `samples/<suite>.jsonl`, and with a
 /// baseline `samples/<suite>.baseline.jsonl`.
@@ -56,7 +56,10 @@ struct Run<'a> {
 
 enum Loaded<'a> {
     Perplexity(perplexity::Samples),
-    Generation(&'a bessemer_protocol::task::GenerationSuite, Vec<crate::Prompt>),
+    Generation(
+        &'a bessemer_protocol::task::GenerationSuite,
+        Vec<crate::Prompt>,
+    ),
 }
 
 /// Scores the model and, if there is one, the baseline on every suite; writes results and samples to `output`.
@@ -71,7 +74,10 @@ pub fn evaluate(
 ) -> Result<Vec<EvaluationResult>, Error> {
     validate(task)?;
     tch::set_num_threads(i32::try_from(task.threads).unwrap_or(1));
-    let model = inputs.model.as_ref().ok_or_else(|| Error::MissingInput("with role Model".to_owned()))?;
+    let model = inputs
+        .model
+        .as_ref()
+        .ok_or_else(|| Error::MissingInput("with role Model".to_owned()))?;
     let mut loaded = Vec::new();
     for suite in &task.suites {
         let directory = inputs
@@ -82,14 +88,22 @@ pub fn evaluate(
             .ok_or_else(|| Error::MissingInput(format!("{} with role Dataset", suite.dataset)))?;
         loaded.push(match &suite.measure {
             SuiteKind::Perplexity(measure) => Loaded::Perplexity(match measure.aggregation {
-                Aggregation::Document => perplexity::Samples::Documents(read_documents(directory, suite.limit)?),
-                Aggregation::Answer => perplexity::Samples::Answers(read_prompts(directory, suite.limit)?),
+                Aggregation::Document => {
+                    perplexity::Samples::Documents(read_documents(directory, suite.limit)?)
+                }
+                Aggregation::Answer => {
+                    perplexity::Samples::Answers(read_prompts(directory, suite.limit)?)
+                }
             }),
-            SuiteKind::Generation(measure) => Loaded::Generation(measure, read_prompts(directory, suite.limit)?),
+            SuiteKind::Generation(measure) => {
+                Loaded::Generation(measure, read_prompts(directory, suite.limit)?)
+            }
         });
     }
     let subjects = std::iter::once(model).chain(&inputs.baseline);
-    let subjects: Vec<Subject> = subjects.map(|directory| Subject::load(directory)).collect::<Result<_, _>>()?;
+    let subjects: Vec<Subject> = subjects
+        .map(|directory| Subject::load(directory))
+        .collect::<Result<_, _>>()?;
     let samples: usize = loaded
         .iter()
         .map(|suite| match suite {
@@ -99,13 +113,23 @@ pub fn evaluate(
         .sum();
     let folder = output.join("samples");
     std::fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
-    let progress = Progress { done: 0, total: (samples * subjects.len()) as u64 };
-    let mut run = Run { task, output, observer, progress };
+    let progress = Progress {
+        done: 0,
+        total: (samples * subjects.len()) as u64,
+    };
+    let mut run = Run {
+        task,
+        output,
+        observer,
+        progress,
+    };
     let mut results = Vec::new();
     for (suite, loaded) in task.suites.iter().zip(&loaded) {
         results.extend(match loaded {
             Loaded::Perplexity(samples) => run.perplexity(suite, samples, &subjects)?,
-            Loaded::Generation(measure, prompts) => run.generation(suite, measure, prompts, &subjects)?,
+            Loaded::Generation(measure, prompts) => {
+                run.generation(suite, measure, prompts, &subjects)?
+            }
         });
     }
     let path = output.join(RESULTS_FILE);
@@ -127,17 +151,34 @@ fn validate(task: &EvaluateTask) -> Result<(), Error> {
         let field = |name: &str| format!("suites[{index}].{name}");
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if suite.name.is_empty() || !suite.name.chars().all(plain) {
-            return Err(Error::config(field("name"), "needs letters, digits, - or _, since it names a file"));
+            return Err(Error::config(
+                field("name"),
+                "needs letters, digits, - or _, since it names a file",
+            ));
         }
-        if task.suites.iter().take(index).any(|other| other.name == suite.name) {
-            return Err(Error::config(field("name"), "is used twice; give every suite its own name"));
+        if task
+            .suites
+            .iter()
+            .take(index)
+            .any(|other| other.name == suite.name)
+        {
+            return Err(Error::config(
+                field("name"),
+                "is used twice; give every suite its own name",
+            ));
         }
         if let SuiteKind::Generation(measure) = &suite.measure {
             if measure.metrics.is_empty() || measure.max_tokens == 0 {
-                return Err(Error::config(field("measure"), "needs at least one metric and maxTokens of at least 1"));
+                return Err(Error::config(
+                    field("measure"),
+                    "needs at least one metric and maxTokens of at least 1",
+                ));
             }
             if !(measure.temperature >= 0.0 && measure.top_p > 0.0 && measure.top_p <= 1.0) {
-                return Err(Error::config(field("measure"), "needs temperature of at least 0 and topP above 0 up to 1"));
+                return Err(Error::config(
+                    field("measure"),
+                    "needs temperature of at least 0 and topP above 0 up to 1",
+                ));
             }
         }
     }
@@ -155,7 +196,10 @@ impl Run<'_> {
     }
 
     fn bootstrap(&self) -> Bootstrap {
-        Bootstrap { seed: self.task.seed, draws: self.task.bootstrap_samples }
+        Bootstrap {
+            seed: self.task.seed,
+            draws: self.task.bootstrap_samples,
+        }
     }
 
     fn perplexity(
@@ -169,7 +213,9 @@ impl Run<'_> {
             let mut all = Vec::with_capacity(samples.len());
             for index in 0..samples.len() {
                 all.push(perplexity::score(subject, &suite.name, samples, index)?);
-                if (index + 1).is_multiple_of(self.task.batch_size as usize) || index + 1 == samples.len() {
+                if (index + 1).is_multiple_of(self.task.batch_size as usize)
+                    || index + 1 == samples.len()
+                {
                     let whole = index % self.task.batch_size as usize + 1;
                     self.advance(whole)?;
                 }
@@ -200,7 +246,13 @@ impl Run<'_> {
             let mut all = Vec::with_capacity(prompts.len());
             for group in prompts.chunks(GROUP) {
                 let first = all.len();
-                all.extend(generation::answer(subject, measure, group, first, self.task.seed)?);
+                all.extend(generation::answer(
+                    subject,
+                    measure,
+                    group,
+                    first,
+                    self.task.seed,
+                )?);
                 self.advance(group.len())?;
             }
             metrics.push(generation::metrics(measure, &mut all));
@@ -209,18 +261,33 @@ impl Run<'_> {
         Ok(self.table(suite, prompts.len(), &metrics))
     }
 
-    fn table(&self, suite: &Suite, samples: usize, metrics: &[Vec<table::Metric<'_>>]) -> Vec<EvaluationResult> {
+    fn table(
+        &self,
+        suite: &Suite,
+        samples: usize,
+        metrics: &[Vec<table::Metric<'_>>],
+    ) -> Vec<EvaluationResult> {
         let model = metrics.first().map(Vec::as_slice).unwrap_or_default();
-        table::results(&suite.name, samples, self.bootstrap(), model, metrics.get(1).map(Vec::as_slice))
+        table::results(
+            &suite.name,
+            samples,
+            self.bootstrap(),
+            model,
+            metrics.get(1).map(Vec::as_slice),
+        )
     }
 
     fn write<T: Serialize>(&self, suite: &Suite, rank: usize, samples: &[T]) -> Result<(), Error> {
         let ending = if rank == 0 { "" } else { ".baseline" };
-        let path = self.output.join("samples").join(format!("{}{ending}.jsonl", suite.name));
+        let path = self
+            .output
+            .join("samples")
+            .join(format!("{}{ending}.jsonl", suite.name));
         let file = std::fs::File::create(&path).map_err(Error::file(&path))?;
         let mut out = std::io::BufWriter::new(file);
         for sample in samples {
-            serde_json::to_writer(&mut out, sample).map_err(|error| Error::file(&path)(error.into()))?;
+            serde_json::to_writer(&mut out, sample)
+                .map_err(|error| Error::file(&path)(error.into()))?;
             out.write_all(b"\n").map_err(Error::file(&path))?;
         }
         out.flush().map_err(Error::file(&path))

@@ -20,6 +20,6 @@ mod text;
 pub mod window;
 
 pub use error::Error;
-pub use evaluate::{Inputs, RESULTS_FILE, Observer, Progress, evaluate};
+pub use evaluate::{Inputs, Observer, Progress, RESULTS_FILE, evaluate};
 pub use record::{Document, Prompt, read_documents, read_prompts};
 pub use subject::Subject;

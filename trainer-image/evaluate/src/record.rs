@@ -31,7 +31,11 @@ impl Prompt {
     /// The conversation with its own answer.
     pub fn conversation(&self) -> Vec<Message> {
         let mut all = self.messages.clone();
-        all.extend(self.references.first().map(|answer| Message::new("assistant", answer)));
+        all.extend(
+            self.references
+                .first()
+                .map(|answer| Message::new("assistant", answer)),
+        );
         all
     }
 }
@@ -57,7 +61,11 @@ fn read<T>(
 ) -> Result<Vec<T>, Error> {
     let path: PathBuf = dataset.join(VALIDATION_FILE);
     let file = std::fs::File::open(&path).map_err(Error::file(&path))?;
-    let limit = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
+    let limit = if limit == 0 {
+        usize::MAX
+    } else {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    };
     let mut all = Vec::new();
     for (index, line) in BufReader::new(file).lines().enumerate() {
         if all.len() >= limit {
@@ -67,12 +75,17 @@ fn read<T>(
         if line.trim().is_empty() {
             continue;
         }
-        let refuse = |problem: &str| Error::Data { path: path.clone(), problem: format!("line {}: {problem}", index + 1) };
-        let record: Record = serde_json::from_str(&line).map_err(|error| refuse(&error.to_string()))?;
+        let refuse = |problem: &str| Error::Data {
+            path: path.clone(),
+            problem: format!("line {}: {problem}", index + 1),
+        };
+        let record: Record =
+            serde_json::from_str(&line).map_err(|error| refuse(&error.to_string()))?;
         all.push(take(record).map_err(refuse)?);
     }
     if all.is_empty() {
-        let problem = "holds no record; raise split.validation of the dataset or give it more text".to_owned();
+        let problem = "holds no record; raise split.validation of the dataset or give it more text"
+            .to_owned();
         return Err(Error::Data { path, problem });
     }
     Ok(all)
@@ -89,7 +102,11 @@ pub fn read_documents(dataset: &Path, limit: u64) -> Result<Vec<Document>, Error
             return Ok(Document { text });
         }
         let (messages, _) = conversation(record)?;
-        let text = messages.into_iter().map(|message| message.content).collect::<Vec<_>>().join("\n");
+        let text = messages
+            .into_iter()
+            .map(|message| message.content)
+            .collect::<Vec<_>>()
+            .join("\n");
         Ok(Document { text })
     })
 }
@@ -101,14 +118,20 @@ pub fn read_documents(dataset: &Path, limit: u64) -> Result<Vec<Document>, Error
 pub fn read_prompts(dataset: &Path, limit: u64) -> Result<Vec<Prompt>, Error> {
     read(dataset, limit, |record| {
         let (mut messages, mut references) = conversation(record)?;
-        let last = messages.iter().rposition(|message| message.role == "assistant").ok_or("nobody answers")?;
+        let last = messages
+            .iter()
+            .rposition(|message| message.role == "assistant")
+            .ok_or("nobody answers")?;
         let answer = messages.swap_remove(last).content;
         messages.truncate(last);
         if messages.is_empty() {
             return Err("nothing is asked before the answer");
         }
         references.insert(0, answer);
-        Ok(Prompt { messages, references })
+        Ok(Prompt {
+            messages,
+            references,
+        })
     })
 }
 
@@ -116,7 +139,10 @@ fn conversation(record: Record) -> Result<(Vec<Message>, Vec<String>), &'static 
     let messages = match (record.messages, record.prompt, record.response) {
         (messages, None, None) if !messages.is_empty() => messages,
         (messages, Some(prompt), Some(response)) if messages.is_empty() => {
-            vec![Message::new("user", prompt), Message::new("assistant", response)]
+            vec![
+                Message::new("user", prompt),
+                Message::new("assistant", response),
+            ]
         }
         _ => return Err("no conversation; each line needs text, messages, or prompt and response"),
     };
@@ -136,14 +162,24 @@ mod tests {
     #[test]
     fn forms_of_records() {
         let directory = dataset(concat!(
-            r#"{"prompt":"a?","response":"b","references":["c"],"license":"MIT"}"#, "\n\n",
-            r#"{"messages":[{"role":"user","content":"x"},{"role":"assistant","content":"y"},{"role":"user","content":"z"}]}"#, "\n",
+            r#"{"prompt":"a?","response":"b","references":["c"],"license":"MIT"}"#,
+            "\n\n",
+            r#"{"messages":[{"role":"user","content":"x"},{"role":"assistant","content":"y"},{"role":"user","content":"z"}]}"#,
+            "\n",
         ));
         let prompts = read_prompts(directory.path(), 0).unwrap();
         assert_eq!(prompts[0].references, ["b", "c"]);
         assert_eq!(prompts[0].messages, [Message::new("user", "a?")]);
-        assert_eq!((prompts[1].messages.len(), prompts[1].references[0].as_str()), (1, "y"));
-        assert_eq!(read_documents(directory.path(), 1).unwrap(), [Document { text: "a?\nb".into() }]);
+        assert_eq!(
+            (prompts[1].messages.len(), prompts[1].references[0].as_str()),
+            (1, "y")
+        );
+        assert_eq!(
+            read_documents(directory.path(), 1).unwrap(),
+            [Document {
+                text: "a?\nb".into()
+            }]
+        );
     }
 
     #[test]
@@ -151,8 +187,15 @@ mod tests {
         let directory = dataset("{\"text\":\"a\"}\n{\"text\":3}\n");
         let error = read_documents(directory.path(), 0).unwrap_err();
         assert!(error.to_string().contains("line 2"), "{error}");
-        assert_eq!(read_documents(directory.path(), 1).unwrap().len(), 1, "lines beyond the limit are not read");
+        assert_eq!(
+            read_documents(directory.path(), 1).unwrap().len(),
+            1,
+            "lines beyond the limit are not read"
+        );
         let error = read_documents(dataset("").path(), 0).unwrap_err();
-        assert_eq!((error.category(), error.exit_code().code()), ("InvalidData", 65));
+        assert_eq!(
+            (error.category(), error.exit_code().code()),
+            ("InvalidData", 65)
+        );
     }
 }

@@ -61,8 +61,14 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_the_best() {
         let mut random = ChaCha8Rng::seed_from_u64(1);
-        let greedy = Sampler { temperature: 0.0, top_p: 1.0 };
-        assert_eq!(greedy.choose(&[0.0, 3.0, f32::NAN, 3.0], &mut random), Some(1));
+        let greedy = Sampler {
+            temperature: 0.0,
+            top_p: 1.0,
+        };
+        assert_eq!(
+            greedy.choose(&[0.0, 3.0, f32::NAN, 3.0], &mut random),
+            Some(1)
+        );
         assert_eq!(greedy.choose(&[f32::NAN], &mut random), None);
     }
 
@@ -73,13 +79,24 @@ mod tests {
         let mut share = |top_p| {
             let mut counts = [0; 3];
             for _ in 0..20_000 {
-                counts[Sampler { temperature: 1.0, top_p }.choose(&logits, &mut random).unwrap()] += 1;
+                counts[Sampler {
+                    temperature: 1.0,
+                    top_p,
+                }
+                .choose(&logits, &mut random)
+                .unwrap()] += 1;
             }
             counts.map(|count| f64::from(count) / 20_000.0)
         };
         let all = share(1.0);
-        assert!((all[0] - 0.5).abs() < 0.02 && (all[2] - 0.2).abs() < 0.02, "{all:?}");
+        assert!(
+            (all[0] - 0.5).abs() < 0.02 && (all[2] - 0.2).abs() < 0.02,
+            "{all:?}"
+        );
         let nucleus = share(0.7);
-        assert!(nucleus[2] == 0.0 && (nucleus[0] - 0.625).abs() < 0.02, "{nucleus:?}");
+        assert!(
+            nucleus[2] == 0.0 && (nucleus[0] - 0.625).abs() < 0.02,
+            "{nucleus:?}"
+        );
     }
 }

@@ -12,9 +12,9 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 use tokenizers::Tokenizer;
 
+use crate::Error;
 use crate::sampler::Sampler;
 use crate::window::{Window, rolling};
-use crate::Error;
 
 /// Answers decoded together; fixed, so that it can change no number.
 pub(crate) const GROUP: usize = 8;
@@ -56,7 +56,12 @@ impl Subject {
             Some(template) => template,
             None => ChatTemplate::new(CHAT_TEMPLATE, "", "")?,
         };
-        Ok(Self { model, tokenizer: directory.tokenizer()?, template, ends: directory.ends()? })
+        Ok(Self {
+            model,
+            tokenizer: directory.tokenizer()?,
+            template,
+            ends: directory.ends()?,
+        })
     }
 
     fn context(&self) -> usize {
@@ -75,7 +80,12 @@ impl Subject {
     /// # Errors
     /// [`Error::Model`], [`Error::Libtorch`].
     pub fn document(&self, text: &str) -> Result<Likelihood, Error> {
-        let ids: Vec<i64> = self.encode(text)?.get_ids().iter().map(|id| i64::from(*id)).collect();
+        let ids: Vec<i64> = self
+            .encode(text)?
+            .get_ids()
+            .iter()
+            .map(|id| i64::from(*id))
+            .collect();
         let windows = rolling(ids.len(), self.context());
         let mut sequence = vec![self.ends.first().copied().unwrap_or(0)];
         sequence.extend(ids);
@@ -95,13 +105,32 @@ impl Subject {
         let (text, ranges) = self.template.answers(messages)?;
         let answer = ranges.last().cloned().unwrap_or_default();
         let encoding = self.encode(&text)?;
-        let ids: Vec<i64> = encoding.get_ids().iter().take(self.context() + 1).map(|id| i64::from(*id)).collect();
+        let ids: Vec<i64> = encoding
+            .get_ids()
+            .iter()
+            .take(self.context() + 1)
+            .map(|id| i64::from(*id))
+            .collect();
         if ids.len() < 2 {
             return Ok(Likelihood::default());
         }
-        let all = self.window(&ids, &Window { inputs: 0..ids.len() - 1, predicted: ids.len() - 1 })?;
-        let says = encoding.get_offsets().iter().map(|(start, _)| answer.contains(start));
-        let tokens = all.into_iter().zip(says.skip(1)).filter(|(_, says)| *says).map(|(value, _)| value).collect();
+        let all = self.window(
+            &ids,
+            &Window {
+                inputs: 0..ids.len() - 1,
+                predicted: ids.len() - 1,
+            },
+        )?;
+        let says = encoding
+            .get_offsets()
+            .iter()
+            .map(|(start, _)| answer.contains(start));
+        let tokens = all
+            .into_iter()
+            .zip(says.skip(1))
+            .filter(|(_, says)| *says)
+            .map(|(value, _)| value)
+            .collect();
         Ok(Likelihood { tokens })
     }
 
@@ -110,7 +139,9 @@ impl Subject {
         let first = window.inputs.end + 1 - window.predicted;
         let targets = sequence.get(first..=window.inputs.end).unwrap_or_default();
         tch::no_grad(|| {
-            let hidden = self.model.hidden(&Tensor::from_slice(inputs).unsqueeze(0), None, false)?;
+            let hidden =
+                self.model
+                    .hidden(&Tensor::from_slice(inputs).unsqueeze(0), None, false)?;
             let predicted = targets.len() as i64;
             let hidden = hidden.narrow(0, inputs.len() as i64 - predicted, predicted);
             let targets = Tensor::from_slice(targets);
@@ -119,9 +150,11 @@ impl Subject {
             while row < predicted {
                 let rows = ROWS.min(predicted - row);
                 let logits = self.model.logits(&hidden.narrow(0, row, rows));
-                let chosen = logits
-                    .f_log_softmax(-1, Kind::Double)?
-                    .f_gather(1, &targets.narrow(0, row, rows).unsqueeze(1), false)?;
+                let chosen = logits.f_log_softmax(-1, Kind::Double)?.f_gather(
+                    1,
+                    &targets.narrow(0, row, rows).unsqueeze(1),
+                    false,
+                )?;
                 values.extend(Vec::<f64>::try_from(chosen.view([-1]))?);
                 row += rows;
             }
@@ -145,41 +178,87 @@ impl Subject {
         let mut running = Vec::new();
         for (prompt, seed) in prompts.iter().zip(seeds) {
             let text = self.template.render(prompt, true)?;
-            let ids: Vec<i64> = self.encode(&text)?.get_ids().iter().map(|id| i64::from(*id)).collect();
+            let ids: Vec<i64> = self
+                .encode(&text)?
+                .get_ids()
+                .iter()
+                .map(|id| i64::from(*id))
+                .collect();
             let cut = ids.len().saturating_sub(room);
             let ids = ids.get(cut..).unwrap_or_default();
             let mut cache = self.model.cache((ids.len() + limit) as i64);
-            let segments = &mut [Segment { cache: &mut cache, tokens: ids.len() as i64 }];
+            let segments = &mut [Segment {
+                cache: &mut cache,
+                tokens: ids.len() as i64,
+            }];
             let hidden = self.model.extend(&Tensor::from_slice(ids), segments)?;
-            let logits = tch::no_grad(|| self.model.logits(&hidden.narrow(0, hidden.size2()?.0 - 1, 1)).f_view([-1]))?;
+            let logits = tch::no_grad(|| {
+                self.model
+                    .logits(&hidden.narrow(0, hidden.size2()?.0 - 1, 1))
+                    .f_view([-1])
+            })?;
             let random = ChaCha8Rng::seed_from_u64(*seed);
-            let mut one = Running { cache, ids: Vec::new(), random, done: false, ended: false };
-            one.take(&Vec::<f32>::try_from(logits.to_kind(Kind::Float))?, sampler, &self.ends, limit);
+            let mut one = Running {
+                cache,
+                ids: Vec::new(),
+                random,
+                done: false,
+                ended: false,
+            };
+            one.take(
+                &Vec::<f32>::try_from(logits.to_kind(Kind::Float))?,
+                sampler,
+                &self.ends,
+                limit,
+            );
             running.push(one);
         }
         loop {
-            let mut active: Vec<&mut Running> = running.iter_mut().filter(|one| !one.done).collect();
+            let mut active: Vec<&mut Running> =
+                running.iter_mut().filter(|one| !one.done).collect();
             if active.is_empty() {
                 break;
             }
-            let tokens: Vec<i64> = active.iter().filter_map(|one| one.ids.last().copied()).collect();
-            let mut segments: Vec<Segment<'_>> =
-                active.iter_mut().map(|one| Segment { cache: &mut one.cache, tokens: 1 }).collect();
-            let hidden = self.model.extend(&Tensor::from_slice(&tokens), &mut segments)?;
+            let tokens: Vec<i64> = active
+                .iter()
+                .filter_map(|one| one.ids.last().copied())
+                .collect();
+            let mut segments: Vec<Segment<'_>> = active
+                .iter_mut()
+                .map(|one| Segment {
+                    cache: &mut one.cache,
+                    tokens: 1,
+                })
+                .collect();
+            let hidden = self
+                .model
+                .extend(&Tensor::from_slice(&tokens), &mut segments)?;
             let logits = tch::no_grad(|| self.model.logits(&hidden).to_kind(Kind::Float));
             for (row, one) in active.into_iter().enumerate() {
-                one.take(&Vec::<f32>::try_from(logits.get(row as i64))?, sampler, &self.ends, limit);
+                one.take(
+                    &Vec::<f32>::try_from(logits.get(row as i64))?,
+                    sampler,
+                    &self.ends,
+                    limit,
+                );
             }
         }
         running
             .into_iter()
             .map(|one| {
-                let ids: Vec<u32> = one.ids.iter().filter_map(|id| u32::try_from(*id).ok()).collect();
-                let text = self
-                    .tokenizer
-                    .decode(&ids, true)
-                    .map_err(|error| Error::config("tokenizer", format!("cannot decode an answer: {error}")))?;
-                Ok(Answer { text, tokens: ids.len(), ended: one.ended })
+                let ids: Vec<u32> = one
+                    .ids
+                    .iter()
+                    .filter_map(|id| u32::try_from(*id).ok())
+                    .collect();
+                let text = self.tokenizer.decode(&ids, true).map_err(|error| {
+                    Error::config("tokenizer", format!("cannot decode an answer: {error}"))
+                })?;
+                Ok(Answer {
+                    text,
+                    tokens: ids.len(),
+                    ended: one.ended,
+                })
             })
             .collect()
     }

@@ -16,8 +16,16 @@ pub(crate) struct Metric<'a> {
 }
 
 impl<'a> Metric<'a> {
-    pub fn new(name: &'static str, higher_is_better: bool, value: impl Fn(&[usize]) -> f64 + 'a) -> Self {
-        Self { name, higher_is_better, value: Box::new(value) }
+    pub fn new(
+        name: &'static str,
+        higher_is_better: bool,
+        value: impl Fn(&[usize]) -> f64 + 'a,
+    ) -> Self {
+        Self {
+            name,
+            higher_is_better,
+            value: Box::new(value),
+        }
     }
 }
 
@@ -43,14 +51,30 @@ pub(crate) fn results(
             higher_is_better,
         }
     };
-    let mut rows: Vec<EvaluationResult> =
-        model.iter().map(|metric| row(metric.name.to_owned(), metric.higher_is_better, &*metric.value)).collect();
+    let mut rows: Vec<EvaluationResult> = model
+        .iter()
+        .map(|metric| {
+            row(
+                metric.name.to_owned(),
+                metric.higher_is_better,
+                &*metric.value,
+            )
+        })
+        .collect();
     for metric in baseline.unwrap_or_default() {
-        rows.push(row(format!("baseline.{}", metric.name), metric.higher_is_better, &*metric.value));
+        rows.push(row(
+            format!("baseline.{}", metric.name),
+            metric.higher_is_better,
+            &*metric.value,
+        ));
     }
     for (ours, theirs) in model.iter().zip(baseline.unwrap_or_default()) {
         let difference = |chosen: &[usize]| (ours.value)(chosen) - (theirs.value)(chosen);
-        rows.push(row(format!("delta.{}", ours.name), ours.higher_is_better, &difference));
+        rows.push(row(
+            format!("delta.{}", ours.name),
+            ours.higher_is_better,
+            &difference,
+        ));
     }
     rows
 }

@@ -19,13 +19,19 @@ pub fn rolling(tokens: usize, context: usize) -> Vec<Window> {
     let first = tokens.min(context);
     let mut windows = Vec::new();
     if first > 0 {
-        windows.push(Window { inputs: 0..first, predicted: first });
+        windows.push(Window {
+            inputs: 0..first,
+            predicted: first,
+        });
     }
     let mut done = first;
     while done < tokens {
         let predicted = (tokens - done).min(context);
         let end = done + predicted;
-        windows.push(Window { inputs: end - context..end, predicted });
+        windows.push(Window {
+            inputs: end - context..end,
+            predicted,
+        });
         done = end;
     }
     windows
@@ -39,7 +45,10 @@ mod tests {
     #[test]
     fn as_in_lm_evals_test() {
         let shape = |tokens, context| {
-            rolling(tokens, context).into_iter().map(|one| (one.inputs.start, one.inputs.end, one.predicted)).collect::<Vec<_>>()
+            rolling(tokens, context)
+                .into_iter()
+                .map(|one| (one.inputs.start, one.inputs.end, one.predicted))
+                .collect::<Vec<_>>()
         };
         assert_eq!(shape(10, 4), [(0, 4, 4), (4, 8, 4), (6, 10, 2)]);
         assert_eq!(shape(10, 5), [(0, 5, 5), (5, 10, 5)]);

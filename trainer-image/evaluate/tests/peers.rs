@@ -11,7 +11,8 @@ use flate2::read::GzDecoder;
 use serde_json::Value;
 
 fn cases(metric: &str) -> Vec<Value> {
-    let file = std::fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers.jsonl.gz")).unwrap();
+    let file =
+        std::fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers.jsonl.gz")).unwrap();
     BufReader::new(GzDecoder::new(file))
         .lines()
         .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
@@ -20,11 +21,19 @@ fn cases(metric: &str) -> Vec<Value> {
 }
 
 fn segments(case: &Value) -> (Vec<String>, Vec<Vec<String>>) {
-    (serde_json::from_value(case["hyps"].clone()).unwrap(), serde_json::from_value(case["refs"].clone()).unwrap())
+    (
+        serde_json::from_value(case["hyps"].clone()).unwrap(),
+        serde_json::from_value(case["refs"].clone()).unwrap(),
+    )
 }
 
-fn pairs<'a>(hyps: &'a [String], refs: &'a [Vec<String>]) -> impl Iterator<Item = (&'a str, &'a [String])> {
-    hyps.iter().map(String::as_str).zip(refs.iter().map(Vec::as_slice))
+fn pairs<'a>(
+    hyps: &'a [String],
+    refs: &'a [Vec<String>],
+) -> impl Iterator<Item = (&'a str, &'a [String])> {
+    hyps.iter()
+        .map(String::as_str)
+        .zip(refs.iter().map(Vec::as_slice))
 }
 
 #[test]
@@ -52,10 +61,16 @@ fn bleu_equals_sacrebleu() {
             sum += &one;
         }
         let (found, wanted) = (bleu.score(&sum), case["score"].as_f64().unwrap());
-        assert!((found - wanted).abs() <= 1e-9, "{found} is not {wanted}: {case}");
+        assert!(
+            (found - wanted).abs() <= 1e-9,
+            "{found} is not {wanted}: {case}"
+        );
         assert_eq!(Some(sum.hypothesis), case["hypothesis"].as_u64(), "{case}");
         assert_eq!(Some(sum.reference), case["reference"].as_u64(), "{case}");
-        assert_eq!(Some(bleu.signature(refs[0].len()).as_str()), case["signature"].as_str());
+        assert_eq!(
+            Some(bleu.signature(refs[0].len()).as_str()),
+            case["signature"].as_str()
+        );
         several += usize::from(refs[0].len() > 1);
         partial += usize::from(wanted > 0.0 && wanted < 99.0);
     }
@@ -79,7 +94,10 @@ fn chrf_equals_sacrebleu() {
             sum += &one;
         }
         let (found, wanted) = (chrf.score(&sum), case["score"].as_f64().unwrap());
-        assert!((found - wanted).abs() <= 1e-9, "{found} is not {wanted}: {case}");
+        assert!(
+            (found - wanted).abs() <= 1e-9,
+            "{found} is not {wanted}: {case}"
+        );
     }
 }
 
@@ -93,10 +111,20 @@ fn rouge_equals_rouge_score() {
         let (hyps, refs) = segments(case);
         let found = scorer.score_best(&refs[0], &hyps[0]);
         let wanted: Vec<[f64; 3]> = serde_json::from_value(case["scores"].clone()).unwrap();
-        for (found, wanted) in [found.rouge1, found.rouge2, found.rouge_l, found.rouge_lsum].iter().zip(wanted) {
-            let Score { precision, recall, f } = found;
+        for (found, wanted) in [found.rouge1, found.rouge2, found.rouge_l, found.rouge_lsum]
+            .iter()
+            .zip(wanted)
+        {
+            let Score {
+                precision,
+                recall,
+                f,
+            } = found;
             for (found, wanted) in [precision, recall, f].into_iter().zip(wanted) {
-                assert!((found - wanted).abs() <= 1e-12, "{found} is not {wanted}: {case}");
+                assert!(
+                    (found - wanted).abs() <= 1e-12,
+                    "{found} is not {wanted}: {case}"
+                );
             }
         }
     }

@@ -126,7 +126,9 @@ impl Backend {
         delays.sort_by(f64::total_cmp);
         let mut speeds = self.speeds.lock();
         trim(&mut speeds, now, |sample| sample.0);
-        let (tokens, seconds) = speeds.iter().fold((0.0, 0.0), |sum, (_, tokens, seconds)| (sum.0 + tokens, sum.1 + seconds));
+        let (tokens, seconds) = speeds.iter().fold((0.0, 0.0), |sum, (_, tokens, seconds)| {
+            (sum.0 + tokens, sum.1 + seconds)
+        });
         BackendStatus {
             name: self.configured.name.clone(),
             digest: self.configured.digest.clone(),
@@ -141,7 +143,11 @@ impl Backend {
 }
 
 fn trim<T>(samples: &mut VecDeque<T>, now: Instant, at: impl Fn(&T) -> Instant) {
-    while samples.len() > SAMPLES || samples.front().is_some_and(|sample| now.saturating_duration_since(at(sample)) > WINDOW) {
+    while samples.len() > SAMPLES
+        || samples
+            .front()
+            .is_some_and(|sample| now.saturating_duration_since(at(sample)) > WINDOW)
+    {
         samples.pop_front();
     }
 }
@@ -167,7 +173,12 @@ mod tests {
     use super::*;
 
     fn backend() -> Arc<Backend> {
-        let configured = Configured { name: "a".into(), digest: "d".into(), url: "http://x".into(), weight: 1 };
+        let configured = Configured {
+            name: "a".into(),
+            digest: "d".into(),
+            url: "http://x".into(),
+            weight: 1,
+        };
         Arc::new(Backend::new(configured))
     }
 
@@ -196,11 +207,20 @@ mod tests {
         let guard = backend.begin();
         backend.failed();
         let status = backend.status(now);
-        assert_eq!((status.requests, status.errors, status.in_flight), (1, 1, 1));
-        assert_eq!((status.ttft_p50_ms, status.ttft_p99_ms), (Some(100.0), Some(198.0)));
+        assert_eq!(
+            (status.requests, status.errors, status.in_flight),
+            (1, 1, 1)
+        );
+        assert_eq!(
+            (status.ttft_p50_ms, status.ttft_p99_ms),
+            (Some(100.0), Some(198.0))
+        );
         assert_eq!(status.tokens_per_second, Some(10.0));
         drop(guard);
         let later = backend.status(now + WINDOW + Duration::from_secs(1));
-        assert_eq!((later.in_flight, later.ttft_p50_ms, later.tokens_per_second), (0, None, None));
+        assert_eq!(
+            (later.in_flight, later.ttft_p50_ms, later.tokens_per_second),
+            (0, None, None)
+        );
     }
 }

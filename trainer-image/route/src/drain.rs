@@ -44,7 +44,9 @@ impl ListenError {
 /// # Errors
 /// When the address cannot be bound; the message says what to do.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ListenError::Bind { address, source })
 }
 
 /// Requests in flight and whether new ones are still taken.
@@ -87,14 +89,21 @@ impl Drain {
         deadline: Duration,
     ) -> Result<(), ListenError> {
         let closing = CancellationToken::new();
-        let server = axum::serve(listener, router).with_graceful_shutdown(closing.clone().cancelled_owned());
+        let server =
+            axum::serve(listener, router).with_graceful_shutdown(closing.clone().cancelled_owned());
         let drained = async {
             shutdown.cancelled().await;
             self.begun.cancel();
             self.tracker.close();
             tracing::info!(in_flight = self.in_flight(), "draining");
-            if tokio::time::timeout(deadline, self.tracker.wait()).await.is_err() {
-                tracing::warn!(in_flight = self.in_flight(), "the drain's deadline has passed; what is left is cut");
+            if tokio::time::timeout(deadline, self.tracker.wait())
+                .await
+                .is_err()
+            {
+                tracing::warn!(
+                    in_flight = self.in_flight(),
+                    "the drain's deadline has passed; what is left is cut"
+                );
             }
             closing.cancel();
             tokio::time::sleep(FLUSH).await;

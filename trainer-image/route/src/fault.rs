@@ -36,14 +36,23 @@ struct Inner<'a> {
 
 impl Fault {
     fn new(status: StatusCode, category: &'static str, message: impl Into<String>) -> Self {
-        Self { status, category, message: message.into(), parameter: None, retry_after: None }
+        Self {
+            status,
+            category,
+            message: message.into(),
+            parameter: None,
+            retry_after: None,
+        }
     }
 
     /// 400: `parameter` of the request is wrong.
     #[must_use]
     pub fn invalid(parameter: &str, message: impl Into<String>) -> Self {
         let parameter = (!parameter.is_empty()).then(|| parameter.to_owned());
-        Self { parameter, ..Self::new(StatusCode::BAD_REQUEST, "InvalidRequest", message) }
+        Self {
+            parameter,
+            ..Self::new(StatusCode::BAD_REQUEST, "InvalidRequest", message)
+        }
     }
 
     /// 401: no or a wrong API key.
@@ -62,26 +71,37 @@ impl Fault {
     /// 405: the path exists for another method.
     #[must_use]
     pub fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "The path does not take this method; see the API reference.")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            "The path does not take this method; see the API reference.",
+        )
     }
 
     /// 413: the body is larger than `limit` bytes.
     #[must_use]
     pub fn too_large(limit: usize) -> Self {
-        let message = format!("The request body is larger than {limit} bytes. Send fewer prompts at once.");
+        let message =
+            format!("The request body is larger than {limit} bytes. Send fewer prompts at once.");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLarge", message)
     }
 
     /// 429: the queue is full.
     #[must_use]
     pub fn busy(message: impl Into<String>) -> Self {
-        Self { retry_after: Some(1), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "QueueFull", message) }
+        Self {
+            retry_after: Some(1),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "QueueFull", message)
+        }
     }
 
     /// 503: cannot answer now.
     #[must_use]
     pub fn unavailable(category: &'static str, message: impl Into<String>) -> Self {
-        Self { retry_after: Some(2), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, category, message) }
+        Self {
+            retry_after: Some(2),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, category, message)
+        }
     }
 
     /// 500: a defect.
@@ -114,7 +134,9 @@ impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.json())).into_response();
         if let Some(seconds) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(Cause(self.category));
         response
@@ -138,9 +160,24 @@ mod tests {
                 "param": "max_tokens", "code": "InvalidRequest"}})
         );
         let response = Fault::busy("full").into_response();
-        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (429, &HeaderValue::from(1)));
+        assert_eq!(
+            (
+                response.status().as_u16(),
+                &response.headers()["retry-after"]
+            ),
+            (429, &HeaderValue::from(1))
+        );
         assert_eq!(response.extensions().get(), Some(&Cause("QueueFull")));
-        assert_eq!(Fault::unavailable("Draining", "x").json()["error"]["type"], "server_error");
-        assert!(Fault::unauthorized().into_response().headers().get("retry-after").is_none());
+        assert_eq!(
+            Fault::unavailable("Draining", "x").json()["error"]["type"],
+            "server_error"
+        );
+        assert!(
+            Fault::unauthorized()
+                .into_response()
+                .headers()
+                .get("retry-after")
+                .is_none()
+        );
     }
 }

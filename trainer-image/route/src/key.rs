@@ -21,7 +21,10 @@ impl Keys {
     /// Keys of `directory`; without one no key is accepted.
     #[must_use]
     pub fn new(directory: Option<PathBuf>) -> Self {
-        Self { directory, read: Mutex::new(None) }
+        Self {
+            directory,
+            read: Mutex::new(None),
+        }
     }
 
     /// Checks the bearer token of a request.
@@ -29,30 +32,53 @@ impl Keys {
     /// # Errors
     /// 401 when it is missing or unknown.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Fault> {
-        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = value.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).ok_or_else(Fault::unauthorized)?;
+        let value = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        let given = value
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .map(str::trim)
+            .ok_or_else(Fault::unauthorized)?;
         let mut read = self.read.lock();
         if read.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
             *read = Some((Instant::now(), self.load()));
         }
         let known = read.iter().flat_map(|(_, keys)| keys);
         // Every key is compared in full, so time tells nothing about how much of one was right.
-        let found = known.fold(false, |found, key| equal(key.as_bytes(), given.as_bytes()) | found);
-        if found { Ok(()) } else { Err(Fault::unauthorized()) }
+        let found = known.fold(false, |found, key| {
+            equal(key.as_bytes(), given.as_bytes()) | found
+        });
+        if found {
+            Ok(())
+        } else {
+            Err(Fault::unauthorized())
+        }
     }
 
     /// Reads the files; `..data` and its like are the links of a mounted volume, not keys.
     fn load(&self) -> Vec<String> {
-        let Some(directory) = &self.directory else { return Vec::new() };
+        let Some(directory) = &self.directory else {
+            return Vec::new();
+        };
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
         let files = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
         let texts = files.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
-        texts.flat_map(|text| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()).filter(|key| !key.is_empty()).collect()
+        texts
+            .flat_map(|text| {
+                text.lines()
+                    .map(|line| line.trim().to_owned())
+                    .collect::<Vec<_>>()
+            })
+            .filter(|key| !key.is_empty())
+            .collect()
     }
 }
 
 fn equal(left: &[u8], right: &[u8]) -> bool {
-    let differing = left.iter().zip(right).fold(0, |bits, (a, b)| bits | (a ^ b));
+    let differing = left
+        .iter()
+        .zip(right)
+        .fold(0, |bits, (a, b)| bits | (a ^ b));
     left.len() == right.len() && std::hint::black_box(differing) == 0
 }
 
@@ -73,7 +99,13 @@ mod tests {
         };
         assert_eq!(check("Bearer secret-1"), Ok(()));
         assert_eq!(check("Bearer secret-2"), Ok(()));
-        for wrong in ["Bearer secret-3", "Bearer secret-", "Bearer ", "secret-1", "Bearer secret-11"] {
+        for wrong in [
+            "Bearer secret-3",
+            "Bearer secret-",
+            "Bearer ",
+            "secret-1",
+            "Bearer secret-11",
+        ] {
             assert_eq!(check(wrong), Err(401), "{wrong}");
         }
         assert!(keys.check(&HeaderMap::new()).is_err());

@@ -91,7 +91,11 @@ struct Shared {
 ///
 /// # Errors
 /// When the first configuration is refused or the listener fails.
-pub async fn route(listener: TcpListener, options: RouteOptions, shutdown: CancellationToken) -> Result<(), RouteError> {
+pub async fn route(
+    listener: TcpListener,
+    options: RouteOptions,
+    shutdown: CancellationToken,
+) -> Result<(), RouteError> {
     let metrics = Metrics::default();
     let shared = Arc::new(Shared {
         table: Table::open(&options.config)?,
@@ -101,17 +105,28 @@ pub async fn route(listener: TcpListener, options: RouteOptions, shutdown: Cance
         drain: Drain::default(),
     });
     let stop = shutdown.child_token();
-    let reloading = tokio::spawn(stop.clone().run_until_cancelled_owned(reload(shared.clone())));
-    let probing = tokio::spawn(stop.clone().run_until_cancelled_owned(probe(shared.clone())));
+    let reloading = tokio::spawn(
+        stop.clone()
+            .run_until_cancelled_owned(reload(shared.clone())),
+    );
+    let probing = tokio::spawn(
+        stop.clone()
+            .run_until_cancelled_owned(probe(shared.clone())),
+    );
     let router = Router::new()
         .route("/health", get(|| async { "ok" }))
         .route("/ready", get(ready))
         .route("/metrics", get(scrape))
         .route("/-/status", get(status))
         .route("/v1/{*path}", any(forward))
-        .fallback(|| async { Fault::not_found("PathNotFound", "No such path; the API lies below /v1.") })
+        .fallback(|| async {
+            Fault::not_found("PathNotFound", "No such path; the API lies below /v1.")
+        })
         .with_state(shared.clone());
-    let result = shared.drain.serve(listener, router, shutdown, options.drain).await;
+    let result = shared
+        .drain
+        .serve(listener, router, shutdown, options.drain)
+        .await;
     stop.cancel();
     let _ = tokio::join!(reloading, probing);
     Ok(result?)
@@ -135,7 +150,11 @@ async fn probe(shared: Arc<Shared>) {
         if all {
             next = Instant::now() + PROBE;
         }
-        let chosen = shared.table.backends().into_iter().filter(|b| all || b.readiness() == backend::Readiness::Unknown);
+        let chosen = shared
+            .table
+            .backends()
+            .into_iter()
+            .filter(|b| all || b.readiness() == backend::Readiness::Unknown);
         let probes = chosen.map(|backend| {
             let proxy = &shared.proxy;
             async move { backend.probed(proxy.probe(&backend).await) }
@@ -155,7 +174,14 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.metrics.text(&shared.table)).into_response()
+    (
+        [(
+            header::CONTENT_TYPE,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        )],
+        shared.metrics.text(&shared.table),
+    )
+        .into_response()
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<RouteStatus> {
@@ -175,7 +201,9 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
             }
             let mut response = fault.into_response();
             if shared.drain.begun() {
-                response.headers_mut().insert(DRAINING, axum::http::HeaderValue::from_static("1"));
+                response
+                    .headers_mut()
+                    .insert(DRAINING, axum::http::HeaderValue::from_static("1"));
             }
             response
         }
@@ -193,7 +221,12 @@ async fn forward_checked(shared: &Shared, request: Request) -> Result<Response, 
     }
     let (parts, body) = request.into_parts();
     let counted = parts.method == Method::POST;
-    let body = to_bytes(body, BODY_LIMIT).await.map_err(|_| Fault::too_large(BODY_LIMIT))?;
-    let response = shared.proxy.forward(&shared.table, parts, body, counted, token).await?;
+    let body = to_bytes(body, BODY_LIMIT)
+        .await
+        .map_err(|_| Fault::too_large(BODY_LIMIT))?;
+    let response = shared
+        .proxy
+        .forward(&shared.table, parts, body, counted, token)
+        .await?;
     Ok(response.map(Body::new))
 }

@@ -41,15 +41,28 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let buckets = || Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
-        Self { errors: Family::default(), retries: Counter::default(), first_byte: Family::new_with_constructor(buckets) }
+        let buckets = || {
+            Histogram::new([
+                0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+            ])
+        };
+        Self {
+            errors: Family::default(),
+            retries: Counter::default(),
+            first_byte: Family::new_with_constructor(buckets),
+        }
     }
 }
 
 impl Metrics {
     /// Counts a failure.
     pub fn failed(&self, backend: &str, cause: &'static str) {
-        self.errors.get_or_create(&Caused { backend: backend.to_owned(), cause }).inc();
+        self.errors
+            .get_or_create(&Caused {
+                backend: backend.to_owned(),
+                cause,
+            })
+            .inc();
     }
 
     /// All metrics in OpenMetrics text.
@@ -59,15 +72,32 @@ impl Metrics {
         let requests: Family<Target, Counter> = Family::default();
         let in_flight: Family<Target, Gauge> = Family::default();
         for backend in table.status(Instant::now()).backends {
-            let target = Target { backend: backend.name, digest: backend.digest };
+            let target = Target {
+                backend: backend.name,
+                digest: backend.digest,
+            };
             requests.get_or_create(&target).inc_by(backend.requests);
-            in_flight.get_or_create(&target).set(i64::try_from(backend.in_flight).unwrap_or(i64::MAX));
+            in_flight
+                .get_or_create(&target)
+                .set(i64::try_from(backend.in_flight).unwrap_or(i64::MAX));
         }
         registry.register("requests", "Requests begun", requests);
         registry.register("requests_in_flight", "Requests being answered", in_flight);
-        registry.register("errors", "Requests that failed, by cause", self.errors.clone());
-        registry.register("retries", "Attempts repeated before the first byte", self.retries.clone());
-        registry.register("first_byte_seconds", "Arrival to the first byte of the answer's body", self.first_byte.clone());
+        registry.register(
+            "errors",
+            "Requests that failed, by cause",
+            self.errors.clone(),
+        );
+        registry.register(
+            "retries",
+            "Attempts repeated before the first byte",
+            self.retries.clone(),
+        );
+        registry.register(
+            "first_byte_seconds",
+            "Arrival to the first byte of the answer's body",
+            self.first_byte.clone(),
+        );
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &registry);

@@ -45,7 +45,9 @@ impl Proxy {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(Duration::from_secs(2)));
         connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(10)).build(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(10))
+            .build(connector);
         Self { client, metrics }
     }
 
@@ -54,7 +56,9 @@ impl Proxy {
     /// # Errors
     /// Why it is not ready, in words.
     pub async fn probe(&self, backend: &Backend) -> Result<(), String> {
-        let uri: Uri = format!("{}/ready", backend.configured.url.trim_end_matches('/')).parse().map_err(|error| format!("{error}"))?;
+        let uri: Uri = format!("{}/ready", backend.configured.url.trim_end_matches('/'))
+            .parse()
+            .map_err(|error| format!("{error}"))?;
         match tokio::time::timeout(Duration::from_secs(2), self.client.get(uri)).await {
             Ok(Ok(response)) if response.status().is_success() => Ok(()),
             Ok(Ok(response)) => Err(format!("its /ready answers {}", response.status().as_u16())),
@@ -78,11 +82,16 @@ impl Proxy {
         let arrived = Instant::now();
         let pick = || match counted {
             true => table.choose(),
-            false => table.primary().ok_or_else(|| "no revision of this model takes traffic".to_owned()),
+            false => table
+                .primary()
+                .ok_or_else(|| "no revision of this model takes traffic".to_owned()),
         };
         let unavailable = |reason: String| {
             self.metrics.failed("", "NoRevisionReady");
-            Fault::unavailable("NoRevisionReady", format!("The model cannot answer now: {reason}. Try again shortly."))
+            Fault::unavailable(
+                "NoRevisionReady",
+                format!("The model cannot answer now: {reason}. Try again shortly."),
+            )
         };
         let mut backend = pick().map_err(unavailable)?;
         let mut in_flight = counted.then(|| backend.begin());
@@ -97,11 +106,15 @@ impl Proxy {
                 Err(reason) => reason,
             };
             if attempt == ATTEMPTS {
-                self.metrics.failed(&backend.configured.name, "ConnectionFailed");
+                self.metrics
+                    .failed(&backend.configured.name, "ConnectionFailed");
                 backend.failed();
                 backend.probed(Err(reason.clone()));
                 let name = &backend.configured.name;
-                return Err(Fault::unavailable("ConnectionFailed", format!("Revision {name} cannot be reached: {reason}. Try again shortly.")));
+                return Err(Fault::unavailable(
+                    "ConnectionFailed",
+                    format!("Revision {name} cannot be reached: {reason}. Try again shortly."),
+                ));
             }
             self.metrics.retries.inc();
             tokio::time::sleep(PAUSE * 2_u32.pow(attempt - 1)).await;
@@ -113,16 +126,26 @@ impl Proxy {
         }
     }
 
-    async fn attempt(&self, backend: &Backend, parts: &request::Parts, body: Bytes) -> Result<Response<hyper::body::Incoming>, String> {
+    async fn attempt(
+        &self,
+        backend: &Backend,
+        parts: &request::Parts,
+        body: Bytes,
+    ) -> Result<Response<hyper::body::Incoming>, String> {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let uri: Uri = format!("{}{path}", backend.configured.url.trim_end_matches('/')).parse().map_err(|error| format!("{error}"))?;
+        let uri: Uri = format!("{}{path}", backend.configured.url.trim_end_matches('/'))
+            .parse()
+            .map_err(|error| format!("{error}"))?;
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = end_to_end(&parts.headers);
         request.headers_mut().remove(header::HOST);
         request.headers_mut().remove(header::CONTENT_LENGTH);
-        self.client.request(request).await.map_err(|error| cause(&error))
+        self.client
+            .request(request)
+            .await
+            .map_err(|error| cause(&error))
     }
 
     fn answer(
@@ -172,13 +195,32 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Headers without those that belong to one connection (RFC 9110, section 7.6.1).
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
-    let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let named: Vec<String> = named.flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase())).collect();
-    let hop = [header::CONNECTION, header::TRANSFER_ENCODING, header::TE, header::TRAILER, header::UPGRADE, header::PROXY_AUTHORIZATION];
+    let named = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let named: Vec<String> = named
+        .flat_map(|value| {
+            value
+                .split(',')
+                .map(|name| name.trim().to_ascii_lowercase())
+        })
+        .collect();
+    let hop = [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::TE,
+        header::TRAILER,
+        header::UPGRADE,
+        header::PROXY_AUTHORIZATION,
+    ];
     let kept = headers.iter().filter(|(name, _)| {
-        !hop.contains(name) && name.as_str() != "keep-alive" && !named.iter().any(|other| other == name.as_str())
+        !hop.contains(name)
+            && name.as_str() != "keep-alive"
+            && !named.iter().any(|other| other == name.as_str())
     });
-    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+    kept.map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// A backend's body on its way to the client.
@@ -203,8 +245,14 @@ impl Measured {
             self.unseen = false;
             let delay = now - self.arrived;
             self.backend.first_byte(now, delay);
-            let target = Target { backend: self.backend.configured.name.clone(), digest: self.backend.configured.digest.clone() };
-            self.metrics.first_byte.get_or_create(&target).observe(delay.as_secs_f64());
+            let target = Target {
+                backend: self.backend.configured.name.clone(),
+                digest: self.backend.configured.digest.clone(),
+            };
+            self.metrics
+                .first_byte
+                .get_or_create(&target)
+                .observe(delay.as_secs_f64());
         }
         self.tail.extend_from_slice(data);
         self.tail.drain(..self.tail.len().saturating_sub(TAIL));
@@ -213,7 +261,8 @@ impl Measured {
     fn ended(&mut self) {
         let now = Instant::now();
         if let Some(tokens) = completion_tokens(&self.tail) {
-            self.backend.completed(now, tokens, (now - self.arrived).as_secs_f64());
+            self.backend
+                .completed(now, tokens, (now - self.arrived).as_secs_f64());
         }
         self.done = true;
     }
@@ -222,7 +271,8 @@ impl Measured {
         if !self.done {
             self.done = true;
             self.backend.failed();
-            self.metrics.failed(&self.backend.configured.name, "StreamCut");
+            self.metrics
+                .failed(&self.backend.configured.name, "StreamCut");
         }
     }
 }
@@ -232,7 +282,9 @@ fn completion_tokens(tail: &[u8]) -> Option<f64> {
     let text = String::from_utf8_lossy(tail);
     let (_, after) = text.rsplit_once("\"completion_tokens\":")?;
     let digits = after.trim_start();
-    let end = digits.find(|character: char| !character.is_ascii_digit()).unwrap_or(digits.len());
+    let end = digits
+        .find(|character: char| !character.is_ascii_digit())
+        .unwrap_or(digits.len());
     digits.get(..end)?.parse().ok()
 }
 
@@ -240,7 +292,10 @@ impl http_body::Body for Measured {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -274,17 +329,37 @@ mod tests {
     #[test]
     fn headers_of_one_connection_stay_on_it() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("connection", "close, x-own"), ("x-own", "1"), ("keep-alive", "5"), ("transfer-encoding", "chunked"), ("accept", "a")] {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        for (name, value) in [
+            ("connection", "close, x-own"),
+            ("x-own", "1"),
+            ("keep-alive", "5"),
+            ("transfer-encoding", "chunked"),
+            ("accept", "a"),
+        ] {
+            headers.insert(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
         }
         let kept = end_to_end(&headers);
-        assert_eq!(kept.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+        assert_eq!(
+            kept.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["accept"]
+        );
     }
 
     #[test]
     fn usage_is_found_at_the_end_of_answers_and_streams() {
-        assert_eq!(completion_tokens(br#"{"usage":{"prompt_tokens":3,"completion_tokens":17}}"#), Some(17.0));
-        assert_eq!(completion_tokens(b"data: {\"usage\": {\"completion_tokens\": 5,\"x\":1}}\n\ndata: [DONE]\n\n"), Some(5.0));
+        assert_eq!(
+            completion_tokens(br#"{"usage":{"prompt_tokens":3,"completion_tokens":17}}"#),
+            Some(17.0)
+        );
+        assert_eq!(
+            completion_tokens(
+                b"data: {\"usage\": {\"completion_tokens\": 5,\"x\":1}}\n\ndata: [DONE]\n\n"
+            ),
+            Some(5.0)
+        );
         assert_eq!(completion_tokens(b"data: [DONE]\n\n"), None);
     }
 }

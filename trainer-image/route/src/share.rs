@@ -30,25 +30,40 @@ impl Share {
     /// Starts counting for `weights`.
     #[must_use]
     pub fn new(weights: Vec<u32>) -> Self {
-        Self { given: vec![0; weights.len()], requests: 0, weights }
+        Self {
+            given: vec![0; weights.len()],
+            requests: 0,
+            weights,
+        }
     }
 
     /// Index of the backend with the greatest weight, if any has one.
     #[must_use]
     pub fn primary(&self) -> Option<usize> {
-        let weighted = self.weights.iter().enumerate().filter(|(_, weight)| **weight > 0);
-        weighted.min_by_key(|(index, weight)| (std::cmp::Reverse(**weight), *index)).map(|(index, _)| index)
+        let weighted = self
+            .weights
+            .iter()
+            .enumerate()
+            .filter(|(_, weight)| **weight > 0);
+        weighted
+            .min_by_key(|(index, weight)| (std::cmp::Reverse(**weight), *index))
+            .map(|(index, _)| index)
     }
 
     /// Chooses for the next request; `ready` tells which backends can take it.
     pub fn next(&mut self, ready: impl Fn(usize) -> bool) -> Choice {
-        let Some(primary) = self.primary() else { return Choice::NoWeight };
+        let Some(primary) = self.primary() else {
+            return Choice::NoWeight;
+        };
         self.requests += 1;
         let total: u64 = self.weights.iter().map(|weight| u64::from(*weight)).sum();
-        let due = (0..).zip(&self.weights).zip(&self.given).find(|((index, weight), given)| {
-            let allowed = self.requests * u64::from(**weight) / total;
-            *index != primary && **given < allowed && ready(*index)
-        });
+        let due = (0..)
+            .zip(&self.weights)
+            .zip(&self.given)
+            .find(|((index, weight), given)| {
+                let allowed = self.requests * u64::from(**weight) / total;
+                *index != primary && **given < allowed && ready(*index)
+            });
         let chosen = due.map_or(primary, |((index, _), _)| index);
         if chosen == primary && !ready(primary) {
             return Choice::PrimaryNotReady;
@@ -67,25 +82,54 @@ mod tests {
 
     fn run(weights: &[u32], requests: usize, ready: impl Fn(usize, usize) -> bool) -> Vec<Choice> {
         let mut share = Share::new(weights.to_vec());
-        (0..requests).map(|request| share.next(|index| ready(request, index))).collect()
+        (0..requests)
+            .map(|request| share.next(|index| ready(request, index)))
+            .collect()
     }
 
     #[test]
     fn a_canary_of_ten_percent_gets_every_tenth_request() {
         let choices = run(&[90, 10], 40, |_, _| true);
-        let canary: Vec<usize> = (0..40).filter(|i| choices[*i] == Choice::Backend(1)).collect();
+        let canary: Vec<usize> = (0..40)
+            .filter(|i| choices[*i] == Choice::Backend(1))
+            .collect();
         assert_eq!(canary, [9, 19, 29, 39]);
-        assert_eq!(run(&[90, 10], 40, |_, _| true), choices, "the same counter gives the same choice");
+        assert_eq!(
+            run(&[90, 10], 40, |_, _| true),
+            choices,
+            "the same counter gives the same choice"
+        );
     }
 
     #[test]
     fn nobody_takes_over_from_the_primary() {
         let choices = run(&[80, 20], 10, |_, index| index == 1);
-        assert_eq!(choices.iter().filter(|c| **c == Choice::Backend(1)).count(), 2);
-        assert_eq!(choices.iter().filter(|c| **c == Choice::PrimaryNotReady).count(), 8);
-        assert!(run(&[80, 20], 10, |_, index| index == 0).iter().all(|c| *c == Choice::Backend(0)));
-        assert!(run(&[0, 0], 3, |_, _| true).iter().all(|c| *c == Choice::NoWeight));
-        assert!(run(&[0, 100], 3, |_, _| true).iter().all(|c| *c == Choice::Backend(1)));
+        assert_eq!(
+            choices.iter().filter(|c| **c == Choice::Backend(1)).count(),
+            2
+        );
+        assert_eq!(
+            choices
+                .iter()
+                .filter(|c| **c == Choice::PrimaryNotReady)
+                .count(),
+            8
+        );
+        assert!(
+            run(&[80, 20], 10, |_, index| index == 0)
+                .iter()
+                .all(|c| *c == Choice::Backend(0))
+        );
+        assert!(
+            run(&[0, 0], 3, |_, _| true)
+                .iter()
+                .all(|c| *c == Choice::NoWeight)
+        );
+        assert!(
+            run(&[0, 100], 3, |_, _| true)
+                .iter()
+                .all(|c| *c == Choice::Backend(1))
+        );
     }
 
     proptest! {

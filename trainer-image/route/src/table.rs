@@ -48,15 +48,28 @@ impl ConfigError {
 fn check(config: RouteConfig) -> Result<RouteConfig, ConfigError> {
     let total: u32 = config.backends.iter().map(|backend| backend.weight).sum();
     if total != 0 && total != 100 {
-        return Err(ConfigError::Refused(format!("weights sum to {total}; they must sum to 100, or all be 0")));
+        return Err(ConfigError::Refused(format!(
+            "weights sum to {total}; they must sum to 100, or all be 0"
+        )));
     }
     for (index, backend) in config.backends.iter().enumerate() {
-        if config.backends.iter().skip(index + 1).any(|other| other.name == backend.name) {
-            return Err(ConfigError::Refused(format!("two backends are named {}", backend.name)));
+        if config
+            .backends
+            .iter()
+            .skip(index + 1)
+            .any(|other| other.name == backend.name)
+        {
+            return Err(ConfigError::Refused(format!(
+                "two backends are named {}",
+                backend.name
+            )));
         }
         let url: Result<http::Uri, _> = backend.url.parse();
         if !url.is_ok_and(|url| url.scheme_str() == Some("http") && url.authority().is_some()) {
-            return Err(ConfigError::Refused(format!("url {:?} of {} is not http://host:port", backend.url, backend.name)));
+            return Err(ConfigError::Refused(format!(
+                "url {:?} of {} is not http://host:port",
+                backend.url, backend.name
+            )));
         }
     }
     Ok(config)
@@ -85,9 +98,23 @@ impl Table {
     /// # Errors
     /// When it is missing or not valid.
     pub fn open(path: &Path) -> Result<Self, ConfigError> {
-        let empty = RouteConfig { deployment: String::new(), revision: String::new(), backends: Vec::new(), require_api_key: false };
-        let state = State { config: empty, backends: Vec::new(), leaving: Vec::new(), share: Share::new(Vec::new()) };
-        let table = Self { path: path.to_owned(), text: Mutex::new(Vec::new()), state: Mutex::new(state) };
+        let empty = RouteConfig {
+            deployment: String::new(),
+            revision: String::new(),
+            backends: Vec::new(),
+            require_api_key: false,
+        };
+        let state = State {
+            config: empty,
+            backends: Vec::new(),
+            leaving: Vec::new(),
+            share: Share::new(Vec::new()),
+        };
+        let table = Self {
+            path: path.to_owned(),
+            text: Mutex::new(Vec::new()),
+            state: Mutex::new(state),
+        };
         table.reload()?;
         Ok(table)
     }
@@ -97,14 +124,20 @@ impl Table {
     /// # Errors
     /// When the file is missing or not valid; the old configuration then stays in force.
     pub fn reload(&self) -> Result<bool, ConfigError> {
-        let text = std::fs::read(&self.path).map_err(|source| ConfigError::Read { path: self.path.clone(), source })?;
+        let text = std::fs::read(&self.path).map_err(|source| ConfigError::Read {
+            path: self.path.clone(),
+            source,
+        })?;
         let mut known = self.text.lock();
         if *known == text {
             return Ok(false);
         }
         // A file that was refused is not read again until it changes.
         known.clone_from(&text);
-        let parsed = serde_json::from_slice(&text).map_err(|source| ConfigError::Parse { path: self.path.clone(), source })?;
+        let parsed = serde_json::from_slice(&text).map_err(|source| ConfigError::Parse {
+            path: self.path.clone(),
+            source,
+        })?;
         self.apply(check(parsed)?);
         Ok(true)
     }
@@ -122,8 +155,16 @@ impl Table {
         }
         old.retain(|backend| backend.in_flight() > 0);
         state.leaving = old;
-        let weights: Vec<u32> = config.backends.iter().map(|backend| backend.weight).collect();
-        tracing::info!(revision = config.revision, ?weights, "configuration in force");
+        let weights: Vec<u32> = config
+            .backends
+            .iter()
+            .map(|backend| backend.weight)
+            .collect();
+        tracing::info!(
+            revision = config.revision,
+            ?weights,
+            "configuration in force"
+        );
         state.share = Share::new(weights);
         state.config = config;
     }
@@ -134,14 +175,25 @@ impl Table {
     /// When no backend may take it.
     pub fn choose(&self) -> Result<Arc<Backend>, String> {
         let mut state = self.state.lock();
-        let State { backends, share, .. } = &mut *state;
-        let ready = |index: usize| backends.get(index).is_some_and(|b| !matches!(b.readiness(), Readiness::Unready(_)));
+        let State {
+            backends, share, ..
+        } = &mut *state;
+        let ready = |index: usize| {
+            backends
+                .get(index)
+                .is_some_and(|b| !matches!(b.readiness(), Readiness::Unready(_)))
+        };
         let choice = share.next(ready);
         let primary = share.primary().and_then(|index| backends.get(index));
         match choice {
-            Choice::Backend(index) => backends.get(index).cloned().ok_or_else(|| "no revision is configured".to_owned()),
+            Choice::Backend(index) => backends
+                .get(index)
+                .cloned()
+                .ok_or_else(|| "no revision is configured".to_owned()),
             Choice::NoWeight => Err("no revision of this model takes traffic".to_owned()),
-            Choice::PrimaryNotReady => Err(primary.map_or_else(String::new, |backend| reason(backend))),
+            Choice::PrimaryNotReady => {
+                Err(primary.map_or_else(String::new, |backend| reason(backend)))
+            }
         }
     }
 
@@ -149,13 +201,22 @@ impl Table {
     #[must_use]
     pub fn primary(&self) -> Option<Arc<Backend>> {
         let state = self.state.lock();
-        state.share.primary().and_then(|index| state.backends.get(index)).cloned()
+        state
+            .share
+            .primary()
+            .and_then(|index| state.backends.get(index))
+            .cloned()
     }
 
     /// Whether `backend` still has weight, so that a request may be tried on it again.
     #[must_use]
     pub fn serves(&self, backend: &Backend) -> bool {
-        self.state.lock().config.backends.iter().any(|configured| configured.weight > 0 && backend.is(configured))
+        self.state
+            .lock()
+            .config
+            .backends
+            .iter()
+            .any(|configured| configured.weight > 0 && backend.is(configured))
     }
 
     /// All configured backends.
@@ -177,14 +238,22 @@ impl Table {
         state.leaving.retain(|backend| backend.in_flight() > 0);
         RouteStatus {
             revision: state.config.revision.clone(),
-            backends: state.backends.iter().chain(&state.leaving).map(|backend| backend.status(now)).collect(),
+            backends: state
+                .backends
+                .iter()
+                .chain(&state.leaving)
+                .map(|backend| backend.status(now))
+                .collect(),
         }
     }
 }
 
 fn reason(backend: &Backend) -> String {
     match backend.readiness() {
-        Readiness::Unready(reason) => format!("revision {} is not ready: {reason}", backend.configured.name),
+        Readiness::Unready(reason) => format!(
+            "revision {} is not ready: {reason}",
+            backend.configured.name
+        ),
         _ => format!("revision {} is not ready", backend.configured.name),
     }
 }
@@ -202,7 +271,10 @@ mod tests {
     fn a_new_file_changes_weights_and_keeps_counters() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("route.json");
-        assert_eq!(Table::open(&path).unwrap_err().category(), "ConfigUnreadable");
+        assert_eq!(
+            Table::open(&path).unwrap_err().category(),
+            "ConfigUnreadable"
+        );
         std::fs::write(&path, config("1", [100, 0])).unwrap();
         let table = Table::open(&path).unwrap();
         let first = table.choose().unwrap();
@@ -214,7 +286,14 @@ mod tests {
         assert_eq!(table.choose().unwrap().configured.name, "b");
         assert!(!table.serves(&first));
         let status = table.status(Instant::now());
-        assert_eq!((status.revision.as_str(), status.backends[0].requests, status.backends[0].in_flight), ("2", 1, 1));
+        assert_eq!(
+            (
+                status.revision.as_str(),
+                status.backends[0].requests,
+                status.backends[0].in_flight
+            ),
+            ("2", 1, 1)
+        );
         drop(guard);
     }
 
@@ -227,7 +306,14 @@ mod tests {
         let guard = table.choose().unwrap().begin();
         std::fs::write(&path, config("2", [100, 0]).replace("\"a\"", "\"c\"")).unwrap();
         table.reload().unwrap();
-        let names = || table.status(Instant::now()).backends.into_iter().map(|b| b.name).collect::<Vec<_>>();
+        let names = || {
+            table
+                .status(Instant::now())
+                .backends
+                .into_iter()
+                .map(|b| b.name)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(names(), ["c", "b", "a"]);
         drop(guard);
         assert_eq!(names(), ["c", "b"]);
@@ -242,8 +328,14 @@ mod tests {
         let cases = [
             ("{".to_owned(), "not a router configuration"),
             (config("2", [50, 20]), "sum to 70"),
-            (config("2", [100, 0]).replace("\"b\"", "\"a\""), "two backends are named a"),
-            (config("2", [100, 0]).replace("http:", "ftp:"), "is not http"),
+            (
+                config("2", [100, 0]).replace("\"b\"", "\"a\""),
+                "two backends are named a",
+            ),
+            (
+                config("2", [100, 0]).replace("http:", "ftp:"),
+                "is not http",
+            ),
         ];
         for (text, word) in cases {
             std::fs::write(&path, text).unwrap();
@@ -253,6 +345,9 @@ mod tests {
         }
         assert_eq!(table.status(Instant::now()).revision, "1");
         table.primary().unwrap().probed(Err("loading".into()));
-        assert_eq!(table.choose().unwrap_err(), "revision a is not ready: loading");
+        assert_eq!(
+            table.choose().unwrap_err(),
+            "revision a is not ready: loading"
+        );
     }
 }

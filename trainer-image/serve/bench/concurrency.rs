@@ -42,13 +42,19 @@ fn tokenizer() -> Value {
 fn model() -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a temporary directory");
     let config = Config::llama(VOCABULARY, 12, (12, 12), 768, 2048, 1024);
-    println!("model: {:.1} M parameters, BF16", config.parameters() as f64 / 1e6);
+    println!(
+        "model: {:.1} M parameters, BF16",
+        config.parameters() as f64 / 1e6
+    );
     let directory = Directory::new(root.path());
     let fresh = Model::new(config, 1, Kind::Float, Device::Cpu).expect("a model");
     directory.save(&fresh, &[0]).expect("room for the model");
-    let short = directory.load(Some(Kind::BFloat16), None, Device::Cpu).expect("the model");
+    let short = directory
+        .load(Some(Kind::BFloat16), None, Device::Cpu)
+        .expect("the model");
     directory.save(&short, &[0]).expect("room for the model");
-    std::fs::write(root.path().join("tokenizer.json"), tokenizer().to_string()).expect("room for the tokenizer");
+    std::fs::write(root.path().join("tokenizer.json"), tokenizer().to_string())
+        .expect("room for the tokenizer");
     root
 }
 
@@ -59,12 +65,23 @@ struct Sample {
 }
 
 async fn stream(client: &reqwest::Client, url: &str, model: &str, number: usize) -> Sample {
-    let prompt: Vec<u32> = (0..PROMPT).map(|i| (i * 7919 + number as u32 * 104_729) % 31_000 + 500).collect();
+    let prompt: Vec<u32> = (0..PROMPT)
+        .map(|i| (i * 7919 + number as u32 * 104_729) % 31_000 + 500)
+        .collect();
     let body = json!({"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.8, "top_k": 40, "seed": number,
         "ignore_eos": true, "stream": true});
     let start = Instant::now();
-    let response = client.post(format!("{url}/v1/completions")).json(&body).send().await.expect("an answer");
-    assert!(response.status().is_success(), "{}", response.text().await.unwrap_or_default());
+    let response = client
+        .post(format!("{url}/v1/completions"))
+        .json(&body)
+        .send()
+        .await
+        .expect("an answer");
+    assert!(
+        response.status().is_success(),
+        "{}",
+        response.text().await.unwrap_or_default()
+    );
     let mut bytes = response.bytes_stream();
     let (mut text, mut first, mut tokens) = (String::new(), None, 0);
     while let Some(part) = bytes.next().await {
@@ -78,7 +95,11 @@ async fn stream(client: &reqwest::Client, url: &str, model: &str, number: usize)
         }
     }
     let first = first.expect("a token").as_secs_f64();
-    Sample { first, per_token: (start.elapsed().as_secs_f64() - first) / (tokens - 1) as f64, tokens }
+    Sample {
+        first,
+        per_token: (start.elapsed().as_secs_f64() - first) / (tokens - 1) as f64,
+        tokens,
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -91,7 +112,12 @@ async fn measure(url: &str, model: &str, concurrency: usize) -> (f64, f64) {
     let start = Instant::now();
     let workers: Vec<_> = (0..concurrency)
         .map(|_| {
-            let (next, client, url, model) = (next.clone(), client.clone(), url.to_owned(), model.to_owned());
+            let (next, client, url, model) = (
+                next.clone(),
+                client.clone(),
+                url.to_owned(),
+                model.to_owned(),
+            );
             tokio::spawn(async move {
                 let mut samples = Vec::new();
                 loop {
@@ -110,7 +136,10 @@ async fn measure(url: &str, model: &str, concurrency: usize) -> (f64, f64) {
     }
     let seconds = start.elapsed().as_secs_f64();
     let tokens: usize = samples.iter().map(|sample| sample.tokens).sum();
-    let whole = samples.iter().filter(|sample| sample.tokens == TOKENS).count();
+    let whole = samples
+        .iter()
+        .filter(|sample| sample.tokens == TOKENS)
+        .count();
     let first = median(samples.iter().map(|sample| sample.first).collect());
     let per_token = median(samples.iter().map(|sample| sample.per_token).collect());
     println!(
@@ -125,17 +154,39 @@ async fn measure(url: &str, model: &str, concurrency: usize) -> (f64, f64) {
 #[tokio::main]
 async fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let value = |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1)).cloned();
+    let value = |name: &str| {
+        arguments
+            .iter()
+            .position(|argument| argument == name)
+            .and_then(|at| arguments.get(at + 1))
+            .cloned()
+    };
     let (url, name, _running) = match value("--url") {
         Some(url) => (url, value("--model").unwrap_or_default(), None),
         None => {
             let root = model();
-            let listener = bessemer_route::drain::bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
+            let listener = bessemer_route::drain::bind("127.0.0.1:0".parse().expect("an address"))
+                .await
+                .expect("a port");
             let url = format!("http://{}", listener.local_addr().expect("an address"));
-            let task = ServeTask { model_name: "m".into(), max_concurrency: 8, max_queue: 64, require_api_key: false, drain_seconds: 5 };
-            let options = ServeOptions { model: root.path().to_owned(), digest: "bench".into(), keys: None, threads: 2 };
+            let task = ServeTask {
+                model_name: "m".into(),
+                max_concurrency: 8,
+                max_queue: 64,
+                require_api_key: false,
+                drain_seconds: 5,
+            };
+            let options = ServeOptions {
+                model: root.path().to_owned(),
+                digest: "bench".into(),
+                keys: None,
+                threads: 2,
+            };
             let server = tokio::spawn(serve(listener, task, options, CancellationToken::new()));
-            while !reqwest::get(format!("{url}/ready")).await.is_ok_and(|response| response.status().is_success()) {
+            while !reqwest::get(format!("{url}/ready"))
+                .await
+                .is_ok_and(|response| response.status().is_success())
+            {
                 assert!(!server.is_finished(), "the server ended");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -145,5 +196,9 @@ async fn main() {
     stream(&reqwest::Client::new(), &url, &name, 99).await;
     let (alone, first_alone) = measure(&url, &name, 1).await;
     let (together, first_together) = measure(&url, &name, 4).await;
-    println!("rate at 4 over rate at 1: {:.2}; TTFT at 4 over TTFT at 1: {:.2}", together / alone, first_together / first_alone);
+    println!(
+        "rate at 4 over rate at 1: {:.2}; TTFT at 4 over TTFT at 1: {:.2}",
+        together / alone,
+        first_together / first_alone
+    );
 }

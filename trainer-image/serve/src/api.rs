@@ -72,12 +72,20 @@ impl Server {
     /// The model, when requests can be taken now.
     fn ready(&self) -> Result<&Arc<Served>, Fault> {
         if self.drain.begun() {
-            return Err(Fault::unavailable("Draining", "The server is shutting down. Try again; another will answer."));
+            return Err(Fault::unavailable(
+                "Draining",
+                "The server is shutting down. Try again; another will answer.",
+            ));
         }
-        let served = self.served.get().ok_or_else(|| Fault::unavailable("Loading", "The model is being loaded. Try again shortly."))?;
+        let served = self.served.get().ok_or_else(|| {
+            Fault::unavailable("Loading", "The model is being loaded. Try again shortly.")
+        })?;
         let pulse = served.engine.pulse();
         if pulse.stopped() || pulse.silence() > self.stuck_after {
-            return Err(Fault::unavailable("EngineStuck", "The engine makes no progress. Try again; another server may answer."));
+            return Err(Fault::unavailable(
+                "EngineStuck",
+                "The engine makes no progress. Try again; another server may answer.",
+            ));
         }
         Ok(served)
     }
@@ -93,7 +101,9 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/v1/models/{*name}", get(model))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
-        .fallback(|| async { Fault::not_found("PathNotFound", "No such path; the API lies below /v1.") })
+        .fallback(|| async {
+            Fault::not_found("PathNotFound", "No such path; the API lies below /v1.")
+        })
         .method_not_allowed_fallback(|| async { Fault::method_not_allowed() })
         .layer(middleware::from_fn_with_state(server.clone(), seal))
         .with_state(server)
@@ -101,14 +111,20 @@ pub fn router(server: Arc<Server>) -> Router {
 
 /// Puts the digest on every answer and counts errors by cause.
 async fn seal(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
-    let (method, path, start) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
+    let (method, path, start) = (
+        request.method().clone(),
+        request.uri().path().to_owned(),
+        Instant::now(),
+    );
     let mut response = next.run(request).await;
     if let Ok(value) = HeaderValue::from_str(&server.digest) {
         response.headers_mut().insert(DIGEST, value);
     }
     if let Some(Cause(cause)) = response.extensions().get().copied() {
         if cause == "Draining" {
-            response.headers_mut().insert(DRAINING, HeaderValue::from_static("1"));
+            response
+                .headers_mut()
+                .insert(DRAINING, HeaderValue::from_static("1"));
         }
         if path.starts_with("/v1")
             && let Some(served) = server.served.get()
@@ -117,7 +133,10 @@ async fn seal(State(server): State<Arc<Server>>, request: Request, next: Next) -
         }
     }
     if path.starts_with("/v1") {
-        let (status, milliseconds) = (response.status().as_u16(), start.elapsed().as_millis() as u64);
+        let (status, milliseconds) = (
+            response.status().as_u16(),
+            start.elapsed().as_millis() as u64,
+        );
         tracing::info!(%method, path, status, milliseconds, "answered");
     }
     response
@@ -126,7 +145,9 @@ async fn seal(State(server): State<Arc<Server>>, request: Request, next: Next) -
 /// Whether the process works; a restart helps when it does not.
 async fn health(State(server): State<Arc<Server>>) -> Response {
     match server.served.get() {
-        Some(served) if served.engine.pulse().stopped() => Fault::internal("EngineStopped", "The engine has stopped.").into_response(),
+        Some(served) if served.engine.pulse().stopped() => {
+            Fault::internal("EngineStopped", "The engine has stopped.").into_response()
+        }
         _ => "ok".into_response(),
     }
 }
@@ -137,26 +158,41 @@ async fn ready(State(server): State<Arc<Server>>) -> Result<&'static str, Fault>
 }
 
 async fn metrics(State(server): State<Arc<Server>>) -> Result<Response, Fault> {
-    let served = server.served.get().ok_or_else(|| Fault::unavailable("Loading", "The model is being loaded."))?;
+    let served = server
+        .served
+        .get()
+        .ok_or_else(|| Fault::unavailable("Loading", "The model is being loaded."))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], served.metrics.text()).into_response())
 }
 
 fn authorize(server: &Server, headers: &HeaderMap) -> Result<(), Fault> {
-    server.keys.as_ref().map_or(Ok(()), |keys| keys.check(headers))
+    server
+        .keys
+        .as_ref()
+        .map_or(Ok(()), |keys| keys.check(headers))
 }
 
 fn describe(server: &Server, served: &Served) -> Value {
     json!({"id": served.model, "object": "model", "created": 0, "owned_by": "bessemer", "max_model_len": served.context, "digest": server.digest})
 }
 
-async fn models(State(server): State<Arc<Server>>, headers: HeaderMap) -> Result<axum::Json<Value>, Fault> {
+async fn models(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+) -> Result<axum::Json<Value>, Fault> {
     authorize(&server, &headers)?;
     let served = server.ready()?;
-    Ok(axum::Json(json!({"object": "list", "data": [describe(&server, served)]})))
+    Ok(axum::Json(
+        json!({"object": "list", "data": [describe(&server, served)]}),
+    ))
 }
 
-async fn model(State(server): State<Arc<Server>>, Path(name): Path<String>, headers: HeaderMap) -> Result<axum::Json<Value>, Fault> {
+async fn model(
+    State(server): State<Arc<Server>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<axum::Json<Value>, Fault> {
     authorize(&server, &headers)?;
     let served = server.ready()?;
     check_model(served, &name)?;
@@ -167,14 +203,26 @@ fn check_model(served: &Served, name: &str) -> Result<(), Fault> {
     if name == served.model {
         return Ok(());
     }
-    Err(Fault::not_found("ModelNotFound", format!("The model {name:?} is not served here; {:?} is.", served.model)))
+    Err(Fault::not_found(
+        "ModelNotFound",
+        format!(
+            "The model {name:?} is not served here; {:?} is.",
+            served.model
+        ),
+    ))
 }
 
-async fn completions(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Fault> {
+async fn completions(
+    State(server): State<Arc<Server>>,
+    request: Request,
+) -> Result<Response, Fault> {
     run(&server, request, completion::read).await
 }
 
-async fn chat_completions(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Fault> {
+async fn chat_completions(
+    State(server): State<Arc<Server>>,
+    request: Request,
+) -> Result<Response, Fault> {
     run(&server, request, chat::read).await
 }
 
@@ -188,16 +236,25 @@ async fn run<S: Shape>(
     let token = server.drain.enter();
     authorize(server, request.headers())?;
     let served = server.ready()?;
-    let body = to_bytes(request.into_body(), BODY_LIMIT).await.map_err(|_| Fault::too_large(BODY_LIMIT))?;
+    let body = to_bytes(request.into_body(), BODY_LIMIT)
+        .await
+        .map_err(|_| Fault::too_large(BODY_LIMIT))?;
     let mut fields = Fields::parse(&body)?;
     match fields.take::<String>("model")? {
         Some(name) => check_model(served, &name)?,
-        None => return Err(Fault::invalid("model", format!("model is missing. Send {:?}.", served.model))),
+        None => {
+            return Err(Fault::invalid(
+                "model",
+                format!("model is missing. Send {:?}.", served.model),
+            ));
+        }
     }
     let job = read(served, fields)?;
     let parent = server.span.lock().ok().and_then(|mut span| span.take());
     let span = tracing::info_span!(parent: parent.as_ref().and_then(Span::id), "completion", model = served.model, digest = server.digest);
-    answer::answer(served, job, arrived, token).instrument(span).await
+    answer::answer(served, job, arrived, token)
+        .instrument(span)
+        .await
 }
 
 #[cfg(test)]

@@ -19,7 +19,10 @@ impl Allocator {
     #[must_use]
     pub fn new(blocks: usize) -> Self {
         let total = blocks.min(u32::MAX as usize);
-        Self { free: (0..total as u32).rev().collect(), total }
+        Self {
+            free: (0..total as u32).rev().collect(),
+            total,
+        }
     }
 
     /// Blocks needed for `positions` positions.
@@ -66,8 +69,17 @@ impl Store {
     /// Zeroed room; the system commits its pages on first use.
     #[must_use]
     pub fn new(layers: usize, blocks: usize, heads: usize, width: usize) -> Self {
-        let room = || (0..layers).map(|_| vec![0.0; blocks * BLOCK * heads * width]).collect();
-        Self { heads, width, keys: room(), values: room() }
+        let room = || {
+            (0..layers)
+                .map(|_| vec![0.0; blocks * BLOCK * heads * width])
+                .collect()
+        };
+        Self {
+            heads,
+            width,
+            keys: room(),
+            values: room(),
+        }
     }
 
     /// Bytes that one position takes over all layers.
@@ -83,16 +95,35 @@ impl Store {
     }
 
     /// Writes key and value ([heads, width] each) of one position.
-    pub fn write(&mut self, layer: usize, table: &[u32], position: usize, key: &[f32], value: &[f32]) {
-        let Some(block) = table.get(position / BLOCK) else { return };
-        let heads = key.chunks_exact(self.width).zip(value.chunks_exact(self.width));
+    pub fn write(
+        &mut self,
+        layer: usize,
+        table: &[u32],
+        position: usize,
+        key: &[f32],
+        value: &[f32],
+    ) {
+        let Some(block) = table.get(position / BLOCK) else {
+            return;
+        };
+        let heads = key
+            .chunks_exact(self.width)
+            .zip(value.chunks_exact(self.width));
         for (head, (key, value)) in heads.enumerate() {
             let start = self.range(*block, head, 0).start + position % BLOCK * self.width;
             let range = start..start + self.width;
-            if let Some(target) = self.keys.get_mut(layer).and_then(|layer| layer.get_mut(range.clone())) {
+            if let Some(target) = self
+                .keys
+                .get_mut(layer)
+                .and_then(|layer| layer.get_mut(range.clone()))
+            {
                 target.copy_from_slice(key);
             }
-            if let Some(target) = self.values.get_mut(layer).and_then(|layer| layer.get_mut(range)) {
+            if let Some(target) = self
+                .values
+                .get_mut(layer)
+                .and_then(|layer| layer.get_mut(range))
+            {
                 target.copy_from_slice(value);
             }
         }
@@ -107,11 +138,22 @@ impl Store {
         length: usize,
     ) -> impl Iterator<Item = (&'a [f32], &'a [f32])> + 'a {
         let keys = self.keys.get(layer).map(Vec::as_slice).unwrap_or_default();
-        let values = self.values.get(layer).map(Vec::as_slice).unwrap_or_default();
-        table.iter().take(Allocator::needed(length)).enumerate().map(move |(index, block)| {
-            let range = self.range(*block, head, BLOCK.min(length - index * BLOCK));
-            (keys.get(range.clone()).unwrap_or_default(), values.get(range).unwrap_or_default())
-        })
+        let values = self
+            .values
+            .get(layer)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        table
+            .iter()
+            .take(Allocator::needed(length))
+            .enumerate()
+            .map(move |(index, block)| {
+                let range = self.range(*block, head, BLOCK.min(length - index * BLOCK));
+                (
+                    keys.get(range.clone()).unwrap_or_default(),
+                    values.get(range).unwrap_or_default(),
+                )
+            })
     }
 }
 
@@ -138,13 +180,21 @@ mod tests {
         let mut store = Store::new(2, 3, 2, 4);
         let table = [2, 0];
         for position in 0..18 {
-            let at = |base: f32| (0..8).map(|i| base + position as f32 * 10.0 + i as f32).collect::<Vec<_>>();
+            let at = |base: f32| {
+                (0..8)
+                    .map(|i| base + position as f32 * 10.0 + i as f32)
+                    .collect::<Vec<_>>()
+            };
             store.write(1, &table, position, &at(0.0), &at(0.5));
         }
         let parts: Vec<_> = store.blocks(1, &table, 1, 18).collect();
         assert_eq!((parts[0].0.len(), parts[1].0.len()), (16 * 4, 2 * 4));
         assert_eq!(parts[1].0[4..], [174.0, 175.0, 176.0, 177.0]);
         assert_eq!(parts[0].1[..4], [4.5, 5.5, 6.5, 7.5]);
-        assert!(store.blocks(0, &table, 1, 18).all(|(keys, _)| keys.iter().all(|k| *k == 0.0)));
+        assert!(
+            store
+                .blocks(0, &table, 1, 18)
+                .all(|(keys, _)| keys.iter().all(|k| *k == 0.0))
+        );
     }
 }

@@ -43,14 +43,24 @@ impl Native {
     #[must_use]
     pub fn new(network: Network, blocks: usize, ends: Vec<u32>) -> Self {
         let shape = network.shape();
-        let store = Store::new(shape.layers, blocks, shape.key_value_heads, shape.head_width);
-        Self { network, store, ends }
+        let store = Store::new(
+            shape.layers,
+            blocks,
+            shape.key_value_heads,
+            shape.head_width,
+        );
+        Self {
+            network,
+            store,
+            ends,
+        }
     }
 }
 
 impl Model for Native {
     fn forward(&mut self, rows: &[Row], tables: &[&[u32]], beat: &(dyn Fn() + Sync)) -> Vec<f32> {
-        self.network.forward(rows, tables, &mut self.store, &|| beat())
+        self.network
+            .forward(rows, tables, &mut self.store, &|| beat())
     }
 
     fn vocabulary(&self) -> usize {
@@ -103,7 +113,11 @@ impl Engine {
     ///
     /// # Errors
     /// When threads cannot be started.
-    pub fn start(model: Box<dyn Model>, options: EngineOptions, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+    pub fn start(
+        model: Box<dyn Model>,
+        options: EngineOptions,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
         let (requests, receiver) = channel();
         let pulse = Arc::new(Pulse::new());
         let inside = Arc::new(AtomicUsize::new(0));
@@ -119,12 +133,19 @@ impl Engine {
             pulse: pulse.clone(),
             inside: inside.clone(),
         };
-        std::thread::Builder::new().name("engine".into()).spawn(move || {
-            let _stopped = pulse::StopGuard(runner.pulse.clone());
-            // The loop itself is one of the pool's threads: no hand-over per step.
-            pool.install(move || runner.run(&receiver));
-        })?;
-        Ok(Self { requests, inside, capacity: options.limits.running + options.queue, pulse })
+        std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || {
+                let _stopped = pulse::StopGuard(runner.pulse.clone());
+                // The loop itself is one of the pool's threads: no hand-over per step.
+                pool.install(move || runner.run(&receiver));
+            })?;
+        Ok(Self {
+            requests,
+            inside,
+            capacity: options.limits.running + options.queue,
+            pulse,
+        })
     }
 
     /// Sign of life of the thread.
@@ -143,8 +164,13 @@ impl Engine {
         }
         let more = requests.len();
         let room = |inside: usize| (inside + more <= self.capacity).then_some(inside + more);
-        self.inside.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).map_err(|_| SubmitError::Full)?;
-        requests.into_iter().try_for_each(|request| self.requests.send(request)).map_err(|_| SubmitError::Stopped)
+        self.inside
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, room)
+            .map_err(|_| SubmitError::Full)?;
+        requests
+            .into_iter()
+            .try_for_each(|request| self.requests.send(request))
+            .map_err(|_| SubmitError::Stopped)
     }
 }
 
@@ -165,7 +191,9 @@ impl Runner {
             self.step();
             self.sweep();
             self.metrics.waiting.set(self.scheduler.waiting() as i64);
-            self.metrics.running.set(self.scheduler.running().len() as i64);
+            self.metrics
+                .running
+                .set(self.scheduler.running().len() as i64);
             self.metrics.cache_usage.set(self.scheduler.usage());
         }
     }
@@ -185,7 +213,9 @@ impl Runner {
             match requests.try_recv() {
                 Ok(request) => self.scheduler.push(request),
                 Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return self.scheduler.waiting() + self.scheduler.running().len() > 0,
+                Err(TryRecvError::Disconnected) => {
+                    return self.scheduler.waiting() + self.scheduler.running().len() > 0;
+                }
             }
         }
     }
@@ -195,9 +225,13 @@ impl Runner {
         if step.rows.is_empty() {
             return;
         }
-        self.metrics.iteration_tokens.observe(step.rows.len() as f64);
+        self.metrics
+            .iteration_tokens
+            .observe(step.rows.len() as f64);
         let pulse = self.pulse.clone();
-        let logits = self.model.forward(&step.rows, &self.scheduler.tables(), &move || pulse.beat());
+        let logits = self
+            .model
+            .forward(&step.rows, &self.scheduler.tables(), &move || pulse.beat());
         let vocabulary = self.model.vocabulary();
         let ends = self.model.ends();
         // Share the logits out: each sequence gets those of its own rows.
@@ -215,18 +249,22 @@ impl Runner {
             }
         }
         let metrics = &self.metrics;
-        work.into_par_iter().with_max_len(1).for_each(|(sequence, count, values)| {
-            let generated = sequence.absorb(count, values, vocabulary, ends);
-            if generated == 0 {
-                return;
-            }
-            metrics.generation_tokens.inc();
-            let now = Instant::now();
-            match sequence.latest.replace(now) {
-                Some(before) => metrics.inter_token.observe((now - before).as_secs_f64()),
-                None => metrics.first_token.observe((now - sequence.arrived()).as_secs_f64()),
-            }
-        });
+        work.into_par_iter()
+            .with_max_len(1)
+            .for_each(|(sequence, count, values)| {
+                let generated = sequence.absorb(count, values, vocabulary, ends);
+                if generated == 0 {
+                    return;
+                }
+                metrics.generation_tokens.inc();
+                let now = Instant::now();
+                match sequence.latest.replace(now) {
+                    Some(before) => metrics.inter_token.observe((now - before).as_secs_f64()),
+                    None => metrics
+                        .first_token
+                        .observe((now - sequence.arrived()).as_secs_f64()),
+                }
+            });
     }
 
     fn sweep(&mut self) {
@@ -239,9 +277,13 @@ impl Runner {
     fn record(&self, departure: &Departure) {
         let now = Instant::now();
         self.metrics.prompt_tokens.inc_by(departure.prompt as u64);
-        self.metrics.latency.observe((now - departure.arrived).as_secs_f64());
+        self.metrics
+            .latency
+            .observe((now - departure.arrived).as_secs_f64());
         if let Some(started) = departure.started {
-            self.metrics.queue_time.observe((started - departure.arrived).as_secs_f64());
+            self.metrics
+                .queue_time
+                .observe((started - departure.arrived).as_secs_f64());
         }
         let outcome = match departure.outcome {
             Some(Ok(finish)) => {
@@ -257,7 +299,12 @@ impl Runner {
                 "abandoned"
             }
         };
-        tracing::info!(outcome, prompt_tokens = departure.prompt, generated_tokens = departure.generated, "sequence left");
+        tracing::info!(
+            outcome,
+            prompt_tokens = departure.prompt,
+            generated_tokens = departure.generated,
+            "sequence left"
+        );
     }
 }
 

@@ -73,7 +73,14 @@ mod tests {
 
     #[test]
     fn fast_path_equals_the_reference_bit_for_bit() {
-        for (rows, width, batch) in [(1, 16, 1), (9, 40, 1), (17, 64, 2), (8, 33, 3), (13, 96, 7), (5, 7, 13)] {
+        for (rows, width, batch) in [
+            (1, 16, 1),
+            (9, 40, 1),
+            (17, 64, 2),
+            (8, 33, 3),
+            (13, 96, 7),
+            (5, 7, 13),
+        ] {
             let single = values(rows * width, 1);
             let short = brain(&single);
             let inputs = values(batch * width, 2);
@@ -112,7 +119,12 @@ mod tests {
         project(Weights::Single(&weights), width, &inputs, &mut together);
         for b in 0..batch {
             let mut alone = vec![0.0; rows];
-            project(Weights::Single(&weights), width, &inputs[b * width..(b + 1) * width], &mut alone);
+            project(
+                Weights::Single(&weights),
+                width,
+                &inputs[b * width..(b + 1) * width],
+                &mut alone,
+            );
             for n in 0..rows {
                 assert_eq!(alone[n].to_bits(), together[n * batch + b].to_bits());
             }
@@ -122,12 +134,20 @@ mod tests {
     #[test]
     fn products_agree_with_double_precision() {
         let (left, right) = (values(1000, 5), values(1000, 6));
-        let exact: f64 = left.iter().zip(&right).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        let exact: f64 = left
+            .iter()
+            .zip(&right)
+            .map(|(a, b)| f64::from(*a) * f64::from(*b))
+            .sum();
         let mut result = [0.0];
         project(Weights::Single(&left), 1000, &right, &mut result);
         assert!((f64::from(result[0]) - exact).abs() < 1e-4);
         let mut sum = left.clone();
         accumulate(&[0.5], &right, &mut sum);
-        assert!(sum.iter().zip(left.iter().zip(&right)).all(|(s, (a, b))| *s == 0.5f32.mul_add(*b, *a)));
+        assert!(
+            sum.iter()
+                .zip(left.iter().zip(&right))
+                .all(|(s, (a, b))| *s == 0.5f32.mul_add(*b, *a))
+        );
     }
 }

@@ -104,13 +104,17 @@ pub async fn serve(
     let server = Arc::new(Server {
         served: OnceLock::new(),
         digest: options.digest.clone(),
-        keys: task.require_api_key.then(|| Keys::new(options.keys.clone())),
+        keys: task
+            .require_api_key
+            .then(|| Keys::new(options.keys.clone())),
         drain: Drain::default(),
         stuck_after: STUCK_AFTER,
         span: Mutex::new(Some(tracing::Span::current())),
     });
     let deadline = Duration::from_secs(task.drain_seconds.into());
-    let serving = server.drain.serve(listener, api::router(server.clone()), shutdown, deadline);
+    let serving = server
+        .drain
+        .serve(listener, api::router(server.clone()), shutdown, deadline);
     let working = async {
         let loaded = tokio::task::spawn_blocking(move || load(&task, &options)).await;
         let served = Arc::new(loaded.map_err(std::io::Error::other)??);
@@ -131,20 +135,41 @@ fn load(task: &ServeTask, options: &ServeOptions) -> Result<Served, ServeError> 
     let directory = Directory::new(&options.model);
     let vocabulary = Vocabulary::new(directory.tokenizer().map_err(LoadError::from)?)?;
     let template = directory.chat_template().map_err(LoadError::from)?;
-    let ends = directory.ends().map_err(LoadError::from)?.into_iter().filter_map(|id| u32::try_from(id).ok()).collect();
+    let ends = directory
+        .ends()
+        .map_err(LoadError::from)?
+        .into_iter()
+        .filter_map(|id| u32::try_from(id).ok())
+        .collect();
     let network = load_network(&directory)?;
     let shape = *network.shape();
     let running = task.max_concurrency.max(1) as usize;
     let blocks = blocks(&network, running);
-    let metrics = Arc::new(Metrics::new(&task.model_name, &options.digest, BLOCK, blocks));
-    tracing::info!(weight_bytes = network.bytes(), cache_positions = blocks * BLOCK, "weights in memory");
+    let metrics = Arc::new(Metrics::new(
+        &task.model_name,
+        &options.digest,
+        BLOCK,
+        blocks,
+    ));
+    tracing::info!(
+        weight_bytes = network.bytes(),
+        cache_positions = blocks * BLOCK,
+        "weights in memory"
+    );
     let engine_options = EngineOptions {
-        limits: Limits { running, prefill: PREFILL },
+        limits: Limits {
+            running,
+            prefill: PREFILL,
+        },
         blocks,
         queue: task.max_queue as usize,
         threads: options.threads,
     };
-    let engine = Engine::start(Box::new(Native::new(network, blocks, ends)), engine_options, metrics.clone())?;
+    let engine = Engine::start(
+        Box::new(Native::new(network, blocks, ends)),
+        engine_options,
+        metrics.clone(),
+    )?;
     Ok(Served {
         model: task.model_name.clone(),
         vocabulary: Arc::new(vocabulary),
@@ -165,5 +190,7 @@ fn blocks(network: &Network, running: usize) -> usize {
     let shape = network.shape();
     let position = Store::bytes_per_position(shape.layers, shape.key_value_heads, shape.head_width);
     let affordable = CACHE_BYTES / (position * BLOCK).max(1);
-    (Allocator::needed(shape.context) * running).min(affordable).max(Allocator::needed(shape.context))
+    (Allocator::needed(shape.context) * running)
+        .min(affordable)
+        .max(Allocator::needed(shape.context))
 }

@@ -83,7 +83,11 @@ struct Norm {
 impl Norm {
     fn take(weights: &mut Source, family: Family, name: &str) -> Result<Self, LoadError> {
         let bias = weights.optional_vector(&format!("{name}.bias"))?;
-        Ok(Self { family, gain: weights.vector(&format!("{name}.weight"))?, bias })
+        Ok(Self {
+            family,
+            gain: weights.vector(&format!("{name}.weight"))?,
+            bias,
+        })
     }
 
     fn apply(&self, values: &[f32], epsilon: f32) -> Vec<f32> {
@@ -113,7 +117,11 @@ impl Layer {
                 let name = |part: &str| format!("transformer.h.{index}.{part}");
                 let mut linear = |part: &str| {
                     let bias = weights.optional_vector(&format!("{}.bias", name(part)))?;
-                    Ok::<_, LoadError>(weights.turned_matrix(&format!("{}.weight", name(part)))?.with_bias(bias))
+                    Ok::<_, LoadError>(
+                        weights
+                            .turned_matrix(&format!("{}.weight", name(part)))?
+                            .with_bias(bias),
+                    )
                 };
                 Ok(Self {
                     attention_in: linear("attn.c_attn")?,
@@ -127,11 +135,17 @@ impl Layer {
             Family::Llama => {
                 let name = |part: &str| format!("model.layers.{index}.{part}");
                 let mut stack = |parts: &[&str]| {
-                    let parts = parts.iter().map(|part| weights.matrix(&format!("{}.weight", name(part))));
+                    let parts = parts
+                        .iter()
+                        .map(|part| weights.matrix(&format!("{}.weight", name(part))));
                     Ok::<_, LoadError>(Matrix::stack(parts.collect::<Result<_, _>>()?))
                 };
                 Ok(Self {
-                    attention_in: stack(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
+                    attention_in: stack(&[
+                        "self_attn.q_proj",
+                        "self_attn.k_proj",
+                        "self_attn.v_proj",
+                    ])?,
                     attention_out: stack(&["self_attn.o_proj"])?,
                     feed_in: stack(&["mlp.gate_proj", "mlp.up_proj"])?,
                     feed_out: stack(&["mlp.down_proj"])?,
@@ -181,9 +195,15 @@ impl Network {
                 Family::Gpt2 => Some(weights.matrix("transformer.wpe.weight")?),
                 Family::Llama => None,
             },
-            layers: (0..shape.layers).map(|index| Layer::take(&mut weights, config.family, index)).collect::<Result<_, _>>()?,
+            layers: (0..shape.layers)
+                .map(|index| Layer::take(&mut weights, config.family, index))
+                .collect::<Result<_, _>>()?,
             norm: Norm::take(&mut weights, config.family, norm)?,
-            head: if config.tied_embeddings { None } else { Some(weights.matrix("lm_head.weight")?) },
+            head: if config.tied_embeddings {
+                None
+            } else {
+                Some(weights.matrix("lm_head.weight")?)
+            },
             cosines,
             sines,
             shape,
@@ -199,8 +219,20 @@ impl Network {
     /// Bytes of matrices in memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let layers = self.layers.iter().flat_map(|layer| [&layer.attention_in, &layer.attention_out, &layer.feed_in, &layer.feed_out]);
-        layers.chain([&self.embedding]).chain(&self.positions).chain(&self.head).map(Matrix::bytes).sum()
+        let layers = self.layers.iter().flat_map(|layer| {
+            [
+                &layer.attention_in,
+                &layer.attention_out,
+                &layer.feed_in,
+                &layer.feed_out,
+            ]
+        });
+        layers
+            .chain([&self.embedding])
+            .chain(&self.positions)
+            .chain(&self.head)
+            .map(Matrix::bytes)
+            .sum()
     }
 
     /// Computes `rows` (those of one sequence in order of position), writes their keys and values
@@ -209,7 +241,13 @@ impl Network {
     ///
     /// Runs on the rayon pool it is called in. Ids and positions beyond the model's are computed
     /// as zeros; the caller refuses such requests before.
-    pub fn forward(&self, rows: &[Row], tables: &[&[u32]], cache: &mut Store, beat: &dyn Fn()) -> Vec<f32> {
+    pub fn forward(
+        &self,
+        rows: &[Row],
+        tables: &[&[u32]],
+        cache: &mut Store,
+        beat: &dyn Fn(),
+    ) -> Vec<f32> {
         let epsilon = self.epsilon;
         let mut rows = rows.to_vec();
         let mut stream = self.embed(&rows);
@@ -253,64 +291,104 @@ impl Network {
     }
 
     /// Rotates queries and keys in place and stores keys and values.
-    fn remember(&self, layer: usize, rows: &[Row], tables: &[&[u32]], attention_in: &mut [f32], cache: &mut Store) {
+    fn remember(
+        &self,
+        layer: usize,
+        rows: &[Row],
+        tables: &[&[u32]],
+        attention_in: &mut [f32],
+        cache: &mut Store,
+    ) {
         let shape = &self.shape;
-        let (queries, keys) = (shape.heads * shape.head_width, shape.key_value_heads * shape.head_width);
+        let (queries, keys) = (
+            shape.heads * shape.head_width,
+            shape.key_value_heads * shape.head_width,
+        );
         let half = shape.head_width / 2;
-        for (row, vector) in rows.iter().zip(attention_in.chunks_exact_mut(queries + 2 * keys)) {
+        for (row, vector) in rows
+            .iter()
+            .zip(attention_in.chunks_exact_mut(queries + 2 * keys))
+        {
             let (rotated, value) = vector.split_at_mut(queries + keys);
             let angles = row.position * half..(row.position + 1) * half;
-            if let (Some(cosines), Some(sines)) = (self.cosines.get(angles.clone()), self.sines.get(angles)) {
+            if let (Some(cosines), Some(sines)) =
+                (self.cosines.get(angles.clone()), self.sines.get(angles))
+            {
                 element::rotate(rotated, cosines, sines);
             }
             let (_, key) = rotated.split_at(queries);
-            cache.write(layer, tables.get(row.table).copied().unwrap_or_default(), row.position, key, value);
+            cache.write(
+                layer,
+                tables.get(row.table).copied().unwrap_or_default(),
+                row.position,
+                key,
+                value,
+            );
         }
     }
 
     /// Causal attention of every row over its own sequence: [rows, heads * head width].
-    fn attend(&self, layer: usize, rows: &[Row], tables: &[&[u32]], attention_in: &[f32], cache: &Store) -> Vec<f32> {
+    fn attend(
+        &self,
+        layer: usize,
+        rows: &[Row],
+        tables: &[&[u32]],
+        attention_in: &[f32],
+        cache: &Store,
+    ) -> Vec<f32> {
         let shape = &self.shape;
         let (heads, width) = (shape.heads, shape.head_width);
         let group = heads / shape.key_value_heads;
         let stride = (heads + 2 * shape.key_value_heads) * width;
         let scale = 1.0 / (width as f32).sqrt();
         let mut output = vec![0.0; rows.len() * heads * width];
-        output.par_chunks_exact_mut(width).enumerate().with_min_len(2).for_each(|(task, output)| {
-            let (index, head) = (task / heads, task % heads);
-            let Some(row) = rows.get(index) else { return };
-            let query = attention_in.get(index * stride + head * width..index * stride + (head + 1) * width).unwrap_or_default();
-            let table = tables.get(row.table).copied().unwrap_or_default();
-            let length = row.position + 1;
-            let mut scores = vec![0.0; length];
-            let mut rest = scores.as_mut_slice();
-            for (keys, _) in cache.blocks(layer, table, head / group, length) {
-                let (part, after) = rest.split_at_mut(keys.len() / width);
-                kernel::project(Weights::Single(keys), width, query, part);
-                rest = after;
-            }
-            let sum = element::softmax_weights(&mut scores, scale);
-            let mut rest = scores.as_slice();
-            for (_, values) in cache.blocks(layer, table, head / group, length) {
-                let (part, after) = rest.split_at(values.len() / width);
-                kernel::accumulate(part, values, output);
-                rest = after;
-            }
-            output.iter_mut().for_each(|value| *value /= sum);
-        });
+        output
+            .par_chunks_exact_mut(width)
+            .enumerate()
+            .with_min_len(2)
+            .for_each(|(task, output)| {
+                let (index, head) = (task / heads, task % heads);
+                let Some(row) = rows.get(index) else { return };
+                let query = attention_in
+                    .get(index * stride + head * width..index * stride + (head + 1) * width)
+                    .unwrap_or_default();
+                let table = tables.get(row.table).copied().unwrap_or_default();
+                let length = row.position + 1;
+                let mut scores = vec![0.0; length];
+                let mut rest = scores.as_mut_slice();
+                for (keys, _) in cache.blocks(layer, table, head / group, length) {
+                    let (part, after) = rest.split_at_mut(keys.len() / width);
+                    kernel::project(Weights::Single(keys), width, query, part);
+                    rest = after;
+                }
+                let sum = element::softmax_weights(&mut scores, scale);
+                let mut rest = scores.as_slice();
+                for (_, values) in cache.blocks(layer, table, head / group, length) {
+                    let (part, after) = rest.split_at(values.len() / width);
+                    kernel::accumulate(part, values, output);
+                    rest = after;
+                }
+                output.iter_mut().for_each(|value| *value /= sum);
+            });
         output
     }
 }
 
 fn add(stream: &mut [f32], update: &[f32]) {
-    stream.iter_mut().zip(update).for_each(|(value, update)| *value += update);
+    stream
+        .iter_mut()
+        .zip(update)
+        .for_each(|(value, update)| *value += update);
 }
 
 /// The rows of `values` that want logits.
 fn keep(values: &[f32], rows: &[Row]) -> Vec<f32> {
     let width = values.len() / rows.len().max(1);
     let chunks = values.chunks_exact(width.max(1)).zip(rows);
-    chunks.filter(|(_, row)| row.logits).flat_map(|(chunk, _)| chunk.iter().copied()).collect()
+    chunks
+        .filter(|(_, row)| row.logits)
+        .flat_map(|(chunk, _)| chunk.iter().copied())
+        .collect()
 }
 
 /// Cosines and sines of rotary positions, [context, half a head], in FP32 as Hugging Face computes them.
@@ -320,7 +398,11 @@ fn rotations(shape: &Shape, base: f32) -> (Vec<f32>, Vec<f32>) {
     }
     let frequency = |pair: usize| 1.0 / base.powf((pair * 2) as f32 / shape.head_width as f32);
     let frequencies: Vec<f32> = (0..shape.head_width / 2).map(frequency).collect();
-    let angles = (0..shape.context).flat_map(|position| frequencies.iter().map(move |frequency| position as f32 * frequency));
+    let angles = (0..shape.context).flat_map(|position| {
+        frequencies
+            .iter()
+            .map(move |frequency| position as f32 * frequency)
+    });
     angles.map(|angle| (angle.cos(), angle.sin())).unzip()
 }
 

@@ -45,7 +45,11 @@ pub fn generator(seed: u64, choice: u64) -> ChaCha8Rng {
 ///
 /// # Errors
 /// When the logits are not finite.
-pub fn choose(logits: &[f32], sampling: Sampling, random: &mut ChaCha8Rng) -> Result<u32, NotFinite> {
+pub fn choose(
+    logits: &[f32],
+    sampling: Sampling,
+    random: &mut ChaCha8Rng,
+) -> Result<u32, NotFinite> {
     let (best, highest) = likeliest(logits)?;
     if sampling.temperature <= 0.0 {
         return Ok(best);
@@ -55,9 +59,15 @@ pub fn choose(logits: &[f32], sampling: Sampling, random: &mut ChaCha8Rng) -> Re
     let weight = |logit: f32| f64::from(crate::network::exp((logit - highest) * scale));
     let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     let mut candidates: Vec<(u32, f64)> = if sampling.top_k > 0 && sampling.top_k < logits.len() {
-        top(logits, sampling.top_k).into_iter().map(|(id, logit)| (id, weight(logit))).collect()
+        top(logits, sampling.top_k)
+            .into_iter()
+            .map(|(id, logit)| (id, weight(logit)))
+            .collect()
     } else {
-        (0..).zip(logits).map(|(id, logit)| (id, weight(*logit))).collect()
+        (0..)
+            .zip(logits)
+            .map(|(id, logit)| (id, weight(*logit)))
+            .collect()
     };
     if sampling.top_p < 1.0 {
         let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
@@ -91,14 +101,23 @@ pub fn choose(logits: &[f32], sampling: Sampling, random: &mut ChaCha8Rng) -> Re
 /// When the logits are not finite.
 pub fn score(logits: &[f32], token: u32, count: usize) -> Result<Score, NotFinite> {
     let (_, highest) = likeliest(logits)?;
-    let sum: f64 = logits.iter().map(|logit| f64::from(crate::network::exp(logit - highest))).sum();
+    let sum: f64 = logits
+        .iter()
+        .map(|logit| f64::from(crate::network::exp(logit - highest)))
+        .sum();
     let normaliser = f64::from(highest) + sum.ln();
     let logprob = |logit: f32| (f64::from(logit) - normaliser).min(0.0) as f32;
-    let own = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    let own = logits
+        .get(token as usize)
+        .copied()
+        .unwrap_or(f32::NEG_INFINITY);
     Ok(Score {
         token,
         logprob: logprob(own),
-        top: top(logits, count).into_iter().map(|(id, logit)| (id, logprob(logit))).collect(),
+        top: top(logits, count)
+            .into_iter()
+            .map(|(id, logit)| (id, logprob(logit)))
+            .collect(),
     })
 }
 
@@ -141,7 +160,8 @@ fn likeliest(logits: &[f32]) -> Result<(u32, f32), NotFinite> {
             best = Some((id, logit));
         }
     }
-    best.filter(|(_, highest)| highest.is_finite()).ok_or(NotFinite)
+    best.filter(|(_, highest)| highest.is_finite())
+        .ok_or(NotFinite)
 }
 
 #[cfg(test)]
@@ -151,7 +171,11 @@ mod tests {
     const LOGITS: [f32; 5] = [0.0, 3.0, 1.0, 3.0, -2.0];
 
     fn sampling(temperature: f32, top_k: usize, top_p: f32) -> Sampling {
-        Sampling { temperature, top_k, top_p }
+        Sampling {
+            temperature,
+            top_k,
+            top_p,
+        }
     }
 
     fn histogram(sampling: Sampling) -> [f64; 5] {
@@ -165,16 +189,26 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lowest_of_equals() {
-        assert_eq!(choose(&LOGITS, sampling(0.0, 0, 1.0), &mut generator(1, 0)), Ok(1));
+        assert_eq!(
+            choose(&LOGITS, sampling(0.0, 0, 1.0), &mut generator(1, 0)),
+            Ok(1)
+        );
     }
 
     #[test]
     fn frequencies_follow_the_softmax() {
         for temperature in [0.5_f32, 1.0, 2.0] {
-            let weights: Vec<f64> = LOGITS.iter().map(|l| f64::from(l / temperature).exp()).collect();
+            let weights: Vec<f64> = LOGITS
+                .iter()
+                .map(|l| f64::from(l / temperature).exp())
+                .collect();
             let total: f64 = weights.iter().sum();
             for (seen, weight) in histogram(sampling(temperature, 0, 1.0)).iter().zip(weights) {
-                assert!((seen - weight / total).abs() < 0.015, "{seen} {}", weight / total);
+                assert!(
+                    (seen - weight / total).abs() < 0.015,
+                    "{seen} {}",
+                    weight / total
+                );
             }
         }
     }
@@ -195,7 +229,9 @@ mod tests {
     fn the_same_seed_gives_the_same_draws_and_choices_differ() {
         let draw = |seed, choice| {
             let mut random = generator(seed, choice);
-            (0..32).map(|_| choose(&[0.0; 64], sampling(1.0, 0, 1.0), &mut random).unwrap()).collect::<Vec<_>>()
+            (0..32)
+                .map(|_| choose(&[0.0; 64], sampling(1.0, 0, 1.0), &mut random).unwrap())
+                .collect::<Vec<_>>()
         };
         assert_eq!(draw(3, 0), draw(3, 0));
         assert_ne!(draw(3, 0), draw(3, 1));
@@ -207,8 +243,15 @@ mod tests {
         let logits: Vec<f32> = (0..1000).map(|i| ((i * 37) % 101) as f32).collect();
         let long = top(&logits, 300);
         assert_eq!(long[..200], top(&logits, 200));
-        assert_eq!((long.len(), top(&logits, 0).len(), top(&logits, 2000).len()), (300, 0, 1000));
-        assert!(long.windows(2).all(|pair| pair[0].1 > pair[1].1 || (pair[0].1 == pair[1].1 && pair[0].0 < pair[1].0)));
+        assert_eq!(
+            (long.len(), top(&logits, 0).len(), top(&logits, 2000).len()),
+            (300, 0, 1000)
+        );
+        assert!(
+            long.windows(2)
+                .all(|pair| pair[0].1 > pair[1].1
+                    || (pair[0].1 == pair[1].1 && pair[0].0 < pair[1].0))
+        );
     }
 
     #[test]
@@ -216,15 +259,25 @@ mod tests {
         let scored = score(&LOGITS, 2, 3).unwrap();
         let total: f64 = LOGITS.iter().map(|l| f64::from(*l).exp()).sum();
         assert!((f64::from(scored.logprob) - (1.0 - total.ln())).abs() < 1e-6);
-        assert_eq!(scored.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 3, 2]);
+        assert_eq!(
+            scored.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+            [1, 3, 2]
+        );
         assert_eq!(scored.top[2].1, scored.logprob);
         assert_eq!(score(&[5.0], 0, 1).unwrap().logprob, 0.0);
     }
 
     #[test]
     fn damaged_logits_are_an_error() {
-        for logits in [[f32::NAN, 1.0], [f32::INFINITY, 1.0], [f32::NEG_INFINITY; 2]] {
-            assert_eq!(choose(&logits, sampling(1.0, 0, 1.0), &mut generator(0, 0)), Err(NotFinite));
+        for logits in [
+            [f32::NAN, 1.0],
+            [f32::INFINITY, 1.0],
+            [f32::NEG_INFINITY; 2],
+        ] {
+            assert_eq!(
+                choose(&logits, sampling(1.0, 0, 1.0), &mut generator(0, 0)),
+                Err(NotFinite)
+            );
             assert_eq!(score(&logits, 0, 0), Err(NotFinite));
         }
     }

@@ -19,7 +19,13 @@ impl Assembler {
     #[must_use]
     pub fn new(stops: Vec<String>) -> Self {
         let stops = stops.into_iter().filter(|stop| !stop.is_empty()).collect();
-        Self { stops, partial: Vec::new(), held: String::new(), released: 0, stopped: false }
+        Self {
+            stops,
+            partial: Vec::new(),
+            held: String::new(),
+            released: 0,
+            stopped: false,
+        }
     }
 
     /// Whether a stop string was met; everything after it is dropped.
@@ -75,13 +81,20 @@ impl Assembler {
     /// Takes from `held` what cannot belong to a stop string.
     fn release(&mut self, last: bool) -> String {
         // The stop string that is complete first wins, as if the text came character by character.
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop).map(|at| (at + stop.len(), at)));
+        let found = self
+            .stops
+            .iter()
+            .filter_map(|stop| self.held.find(stop).map(|at| (at + stop.len(), at)));
         if let Some((_, at)) = found.min() {
             self.stopped = true;
             self.held.truncate(at);
         }
         let overlaps = self.stops.iter().map(|stop| overlap(&self.held, stop));
-        let keep = if last || self.stopped { 0 } else { overlaps.max().unwrap_or(0) };
+        let keep = if last || self.stopped {
+            0
+        } else {
+            overlaps.max().unwrap_or(0)
+        };
         let rest = self.held.split_off(self.held.len() - keep);
         let text = std::mem::replace(&mut self.held, rest);
         self.released += text.chars().count();
@@ -92,7 +105,9 @@ impl Assembler {
 /// Length of the longest proper beginning of `stop` that `text` ends with.
 fn overlap(text: &str, stop: &str) -> usize {
     let ends = stop.char_indices().map(|(at, _)| at).skip(1);
-    ends.filter(|end| stop.get(..*end).is_some_and(|start| text.ends_with(start))).last().unwrap_or(0)
+    ends.filter(|end| stop.get(..*end).is_some_and(|start| text.ends_with(start)))
+        .last()
+        .unwrap_or(0)
 }
 
 /// Whether `bytes`, found invalid at the end of the input, may still become one character.
@@ -114,7 +129,10 @@ mod tests {
 
     #[test]
     fn characters_are_sent_whole() {
-        let (sent, _) = run(&[], &[b"a\xC3", b"\xA9", b"\xF0\x9F", b"\x98\x80!", b"\xE2\x82"]);
+        let (sent, _) = run(
+            &[],
+            &[b"a\xC3", b"\xA9", b"\xF0\x9F", b"\x98\x80!", b"\xE2\x82"],
+        );
         assert_eq!(sent, ["a", "é", "", "😀!", "", "\u{FFFD}"]);
         let (sent, _) = run(&[], &[b"\xE2\x82", b"x", b"\xFF", b"y"]);
         assert_eq!(sent.concat(), "\u{FFFD}x\u{FFFD}y");
@@ -129,7 +147,11 @@ mod tests {
         assert_eq!(sent, ["one ", "", "ENx ", "E"]);
         assert!(!stopped);
         let (sent, _) = run(&["bc", "abcd"], &[b"xabcd"]);
-        assert_eq!(sent.concat(), "xa", "the stop string that is complete first wins");
+        assert_eq!(
+            sent.concat(),
+            "xa",
+            "the stop string that is complete first wins"
+        );
         let (sent, _) = run(&["\u{e9}"], &[b"a\xC3", b"\xA9b"]);
         assert_eq!(sent.concat(), "a");
     }

@@ -7,7 +7,9 @@ use tokenizers::{DecoderWrapper, Tokenizer};
 #[derive(Debug, thiserror::Error)]
 pub enum VocabularyError {
     /// Tokens cannot be turned into bytes.
-    #[error("the tokenizer's decoder is not byte-level or SentencePiece; its tokens cannot be streamed as text")]
+    #[error(
+        "the tokenizer's decoder is not byte-level or SentencePiece; its tokens cannot be streamed as text"
+    )]
     Decoder,
     /// A text could not be encoded.
     #[error("the text cannot be encoded: {message}")]
@@ -59,21 +61,35 @@ impl Vocabulary {
         // A file may ask for padding and truncation (both for training); a prompt is taken as it is.
         tokenizer.with_padding(None);
         let _ = tokenizer.with_truncation(None);
-        let decoder = tokenizer.get_decoder().and_then(|decoder| serde_json::to_string(decoder).ok());
+        let decoder = tokenizer
+            .get_decoder()
+            .and_then(|decoder| serde_json::to_string(decoder).ok());
         let style = match (tokenizer.get_decoder(), decoder) {
             (Some(DecoderWrapper::ByteLevel(_)), _) => Style::Bytes,
             (_, Some(json)) if json.contains("ByteLevel") => Style::Bytes,
-            (_, Some(json)) if json.contains("ByteFallback") || json.contains("Metaspace") => Style::Pieces,
+            (_, Some(json)) if json.contains("ByteFallback") || json.contains("Metaspace") => {
+                Style::Pieces
+            }
             _ => return Err(VocabularyError::Decoder),
         };
         let added = tokenizer.get_added_tokens_decoder();
-        let size = tokenizer.get_vocab(true).values().max().map_or(0, |last| *last as usize + 1);
+        let size = tokenizer
+            .get_vocab(true)
+            .values()
+            .max()
+            .map_or(0, |last| *last as usize + 1);
         let mut entries = vec![Entry::default(); size];
         for (token, id) in tokenizer.get_vocab(true) {
-            let Some(entry) = entries.get_mut(id as usize) else { continue };
+            let Some(entry) = entries.get_mut(id as usize) else {
+                continue;
+            };
             let found = added.get(&id);
             entry.special = found.is_some_and(|added| added.special);
-            entry.bytes = if found.is_some() { token.into_bytes() } else { bytes(&token, style) };
+            entry.bytes = if found.is_some() {
+                token.into_bytes()
+            } else {
+                bytes(&token, style)
+            };
         }
         Ok(Self { tokenizer, entries })
     }
@@ -87,19 +103,28 @@ impl Vocabulary {
         let encoding = self.tokenizer.encode_fast(text, special);
         encoding
             .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|error| VocabularyError::Encode { message: error.to_string() })
+            .map_err(|error| VocabularyError::Encode {
+                message: error.to_string(),
+            })
     }
 
     /// Bytes that `id` adds to a text; special tokens add none.
     #[must_use]
     pub fn bytes(&self, id: u32) -> &[u8] {
-        self.entries.get(id as usize).filter(|entry| !entry.special).map(|entry| entry.bytes.as_slice()).unwrap_or_default()
+        self.entries
+            .get(id as usize)
+            .filter(|entry| !entry.special)
+            .map(|entry| entry.bytes.as_slice())
+            .unwrap_or_default()
     }
 
     /// Bytes of `id`, for a special token those of its name.
     #[must_use]
     pub fn name_bytes(&self, id: u32) -> &[u8] {
-        self.entries.get(id as usize).map(|entry| entry.bytes.as_slice()).unwrap_or_default()
+        self.entries
+            .get(id as usize)
+            .map(|entry| entry.bytes.as_slice())
+            .unwrap_or_default()
     }
 
     /// How `id` is written in lists of log-probabilities: its text, or OpenAI's `bytes:\xe2\x82`
@@ -110,7 +135,9 @@ impl Vocabulary {
         match std::str::from_utf8(bytes) {
             Ok(text) if !text.is_empty() => text.to_owned(),
             Ok(_) => format!("<{id}>"),
-            Err(_) => bytes.iter().fold("bytes:".to_owned(), |name, byte| format!("{name}\\x{byte:02x}")),
+            Err(_) => bytes.iter().fold("bytes:".to_owned(), |name, byte| {
+                format!("{name}\\x{byte:02x}")
+            }),
         }
     }
 }
@@ -119,7 +146,9 @@ fn bytes(token: &str, style: Style) -> Vec<u8> {
     match style {
         Style::Bytes => token.chars().flat_map(byte_level).collect(),
         Style::Pieces => {
-            let byte = token.strip_prefix("<0x").and_then(|hex| hex.strip_suffix('>'));
+            let byte = token
+                .strip_prefix("<0x")
+                .and_then(|hex| hex.strip_suffix('>'));
             match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
                 Some(byte) => vec![byte],
                 None => token.replace('\u{2581}', " ").into_bytes(),
@@ -139,7 +168,9 @@ fn byte_level(character: char) -> Vec<u8> {
     {
         return vec![byte];
     }
-    let moved = (0..=255_u8).filter(|byte| !printable(byte)).nth(code.wrapping_sub(256) as usize);
+    let moved = (0..=255_u8)
+        .filter(|byte| !printable(byte))
+        .nth(code.wrapping_sub(256) as usize);
     moved.map_or_else(|| character.to_string().into_bytes(), |byte| vec![byte])
 }
 
@@ -151,7 +182,10 @@ mod tests {
     fn byte_level_table_covers_every_byte_once() {
         let printable = (0x21..=0x7E).chain(0xA1..=0xAC).chain(0xAE..=0xFF);
         let moved = 256..256 + 68;
-        let mut all: Vec<u8> = printable.chain(moved).flat_map(|code| byte_level(char::from_u32(code).unwrap())).collect();
+        let mut all: Vec<u8> = printable
+            .chain(moved)
+            .flat_map(|code| byte_level(char::from_u32(code).unwrap()))
+            .collect();
         all.sort_unstable();
         assert_eq!(all, (0..=255).collect::<Vec<u8>>());
         assert_eq!(bytes("Ġa", Style::Bytes), b" a");

@@ -34,10 +34,20 @@ metric_list: [{metric: exact_match}]
 
 fn samples(directory: &Path, task: &str) -> Vec<Value> {
     let prefix = format!("samples_{task}_");
-    let inner = std::fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path()).find(|path| path.is_dir()).unwrap();
-    let found = std::fs::read_dir(inner).unwrap().flatten().find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    let inner = std::fs::read_dir(directory)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.is_dir())
+        .unwrap();
+    let found = std::fs::read_dir(inner)
+        .unwrap()
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
     let text = std::fs::read_to_string(found.unwrap().path()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,7 +67,11 @@ async fn lm_eval_scores_and_generates_over_http() {
     let lines: Vec<String> = records.iter().map(Value::to_string).collect();
     std::fs::write(&data, lines.join("\n")).unwrap();
     for (name, task) in [("choice", CHOICE), ("generate", GENERATE)] {
-        std::fs::write(work.path().join(format!("{name}.yaml")), task.replace("DATA", &data.display().to_string())).unwrap();
+        std::fs::write(
+            work.path().join(format!("{name}.yaml")),
+            task.replace("DATA", &data.display().to_string()),
+        )
+        .unwrap();
     }
     let arguments = format!(
         "model=tiny,base_url={}/v1/completions,tokenizer={},tokenizer_backend=huggingface,tokenized_requests=True,num_concurrent=1,max_length=255,seed=1234",
@@ -66,10 +80,27 @@ async fn lm_eval_scores_and_generates_over_http() {
     );
     let output = work.path().join("out");
     let mut command = Command::new(python);
-    command.args(["-m", "lm_eval", "--model", "local-completions", "--model_args", &arguments, "--tasks", "tiny_choice,tiny_generate"]);
-    command.args(["--batch_size", "5", "--log_samples", "--include_path"]).arg(work.path()).arg("--output_path").arg(&output);
-    command.env("HF_HOME", work.path().join("hf")).env("HF_HUB_OFFLINE", "1");
-    let run = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    command.args([
+        "-m",
+        "lm_eval",
+        "--model",
+        "local-completions",
+        "--model_args",
+        &arguments,
+        "--tasks",
+        "tiny_choice,tiny_generate",
+    ]);
+    command
+        .args(["--batch_size", "5", "--log_samples", "--include_path"])
+        .arg(work.path())
+        .arg("--output_path")
+        .arg(&output);
+    command
+        .env("HF_HOME", work.path().join("hf"))
+        .env("HF_HUB_OFFLINE", "1");
+    let run = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
     let errors = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{errors}");
 
@@ -81,15 +112,32 @@ async fn lm_eval_scores_and_generates_over_http() {
         let (document, answers) = (&sample["doc"], sample["filtered_resps"].as_array().unwrap());
         for (choice, answer) in document["choices"].as_array().unwrap().iter().zip(answers) {
             let context = ids(document["question"].as_str().unwrap());
-            let whole: Vec<i64> = context.iter().copied().chain(ids(&format!(" {}", choice.as_str().unwrap()))).map(i64::from).collect();
-            let scores = model.forward(&Tensor::from_slice(&whole).unsqueeze(0)).unwrap().squeeze_dim(0).log_softmax(-1, Kind::Double);
-            let expected: f64 = (context.len()..whole.len()).map(|at| scores.double_value(&[at as i64 - 1, whole[at]])).sum();
-            let found = answer[0].as_f64().or_else(|| answer[0].as_str()?.parse().ok()).unwrap();
+            let whole: Vec<i64> = context
+                .iter()
+                .copied()
+                .chain(ids(&format!(" {}", choice.as_str().unwrap())))
+                .map(i64::from)
+                .collect();
+            let scores = model
+                .forward(&Tensor::from_slice(&whole).unsqueeze(0))
+                .unwrap()
+                .squeeze_dim(0)
+                .log_softmax(-1, Kind::Double);
+            let expected: f64 = (context.len()..whole.len())
+                .map(|at| scores.double_value(&[at as i64 - 1, whole[at]]))
+                .sum();
+            let found = answer[0]
+                .as_f64()
+                .or_else(|| answer[0].as_str()?.parse().ok())
+                .unwrap();
             assert!((found - expected).abs() < 1e-4, "{found} {expected}");
             distinct.insert(format!("{found:.6}"));
         }
     }
-    assert!(distinct.len() > records.len(), "no choice may look like another for want of a token");
+    assert!(
+        distinct.len() > records.len(),
+        "no choice may look like another for want of a token"
+    );
     for sample in samples(&output, "tiny_generate") {
         let prompt = sample["doc"]["question"].as_str().unwrap();
         let body = json!({"model": "tiny", "prompt": prompt, "temperature": 0, "max_tokens": 12, "stop": ["zz", "qq"]});

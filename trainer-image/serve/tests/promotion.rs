@@ -22,7 +22,12 @@ fn configure(path: &Path, revision: usize, backends: &[(&Running, String, u32)])
         url: server.url.clone(),
         weight: *weight,
     });
-    let config = RouteConfig { deployment: "tiny".into(), revision: revision.to_string(), backends: backends.collect(), require_api_key: false };
+    let config = RouteConfig {
+        deployment: "tiny".into(),
+        revision: revision.to_string(),
+        backends: backends.collect(),
+        require_api_key: false,
+    };
     let partial = path.with_extension("new");
     std::fs::write(&partial, serde_json::to_vec(&config).unwrap()).unwrap();
     std::fs::rename(partial, path).unwrap();
@@ -30,7 +35,12 @@ fn configure(path: &Path, revision: usize, backends: &[(&Running, String, u32)])
 
 async fn in_force(url: &str, revision: usize) {
     for _ in 0..400 {
-        let status: RouteStatus = reqwest::get(format!("{url}/-/status")).await.unwrap().json().await.unwrap();
+        let status: RouteStatus = reqwest::get(format!("{url}/-/status"))
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
         if status.revision == revision.to_string() {
             return;
         }
@@ -46,17 +56,30 @@ async fn twenty_promotions_under_twenty_streams_lose_nothing() {
     let path = directory.path().join("route.json");
     let start = |number: usize| {
         let digest: &'static str = Box::leak(format!("digest-{number}").into_boxed_str());
-        Start { running: 32, digest, ..Start::default() }
+        Start {
+            running: 32,
+            digest,
+            ..Start::default()
+        }
     };
     let mut current = start(0).serve(&disk).await;
     configure(&path, 0, &[(&current, "digest-0".into(), 100)]);
-    let listener = bessemer_route::drain::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = bessemer_route::drain::bind("127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
-    let options = RouteOptions { config: path.clone(), keys: None, drain: Duration::from_secs(60) };
+    let options = RouteOptions {
+        config: path.clone(),
+        keys: None,
+        drain: Duration::from_secs(60),
+    };
     let router = tokio::spawn(route(listener, options, shutdown.clone()));
 
-    let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (stop, answers) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let (url, stop, answers) = (url.clone(), stop.clone(), answers.clone());
@@ -82,7 +105,11 @@ async fn twenty_promotions_under_twenty_streams_lose_nothing() {
         let next = start(number).serve(&disk).await;
         let (old, new) = (format!("digest-{}", number - 1), format!("digest-{number}"));
         // A canary first, then all of the traffic, then the old one goes.
-        configure(&path, number * 2 - 1, &[(&current, old.clone(), 80), (&next, new.clone(), 20)]);
+        configure(
+            &path,
+            number * 2 - 1,
+            &[(&current, old.clone(), 80), (&next, new.clone(), 20)],
+        );
         in_force(&url, number * 2 - 1).await;
         configure(&path, number * 2, &[(&current, old, 0), (&next, new, 100)]);
         in_force(&url, number * 2).await;
@@ -91,7 +118,10 @@ async fn twenty_promotions_under_twenty_streams_lose_nothing() {
         old.task.await.unwrap().unwrap();
         let before = answers.load(Ordering::Acquire);
         while answers.load(Ordering::Acquire) < before + CLIENTS {
-            assert!(!clients.iter().any(tokio::task::JoinHandle::is_finished), "a client failed");
+            assert!(
+                !clients.iter().any(tokio::task::JoinHandle::is_finished),
+                "a client failed"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -100,8 +130,17 @@ async fn twenty_promotions_under_twenty_streams_lose_nothing() {
     for client in clients {
         digests.extend(client.await.unwrap());
     }
-    assert_eq!(digests.len(), PROMOTIONS + 1, "every revision has answered: {digests:?}");
-    let status: RouteStatus = reqwest::get(format!("{url}/-/status")).await.unwrap().json().await.unwrap();
+    assert_eq!(
+        digests.len(),
+        PROMOTIONS + 1,
+        "every revision has answered: {digests:?}"
+    );
+    let status: RouteStatus = reqwest::get(format!("{url}/-/status"))
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
     assert_eq!(status.backends.last().unwrap().errors, 0);
     shutdown.cancel();
     router.await.unwrap().unwrap();

@@ -125,6 +125,11 @@ async fn fetch_file(
             file: file.path.clone(),
             reason: "it is missing in the store".into(),
         }),
+        // The store found the damage itself; it is named as the artefact names the file.
+        Err(StoreError::Corrupt { reason, .. }) => Err(StoreError::Corrupt {
+            file: file.path.clone(),
+            reason,
+        }),
         other => other,
     }?;
     verify(partial, file).await

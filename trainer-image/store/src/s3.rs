@@ -199,6 +199,22 @@ impl S3Store {
     }
 }
 
+/// A body that ended early, or whose bytes are not those that were put (the store's checksum tells).
+fn interrupted(key: &str, error: &(dyn std::error::Error + 'static)) -> StoreError {
+    let reason = DisplayErrorContext(error).to_string();
+    if reason.contains("checksum mismatch") {
+        let file = key.rsplit('/').next().unwrap_or(key);
+        return StoreError::Corrupt {
+            file: file.into(),
+            reason: "its bytes do not match the checksum that the store keeps".into(),
+        };
+    }
+    StoreError::Unavailable {
+        key: key.into(),
+        reason,
+    }
+}
+
 #[async_trait]
 impl ObjectStore for S3Store {
     async fn get(&self, key: &str) -> Result<Bytes, StoreError> {
@@ -212,10 +228,7 @@ impl ObjectStore for S3Store {
             .map_err(|error| self.error(key, error))?;
         let body = answer.body.collect().await;
         body.map(|body| body.into_bytes())
-            .map_err(|error| StoreError::Unavailable {
-                key: key.into(),
-                reason: error.to_string(),
-            })
+            .map_err(|error| interrupted(key, &error))
     }
 
     async fn download(&self, key: &str, path: &Path) -> Result<(), StoreError> {
@@ -232,10 +245,7 @@ impl ObjectStore for S3Store {
             .await
             .map_err(|source| StoreError::io(path, source))?;
         while let Some(piece) = body.next().await {
-            let piece = piece.map_err(|error| StoreError::Unavailable {
-                key: key.into(),
-                reason: error.to_string(),
-            })?;
+            let piece = piece.map_err(|error| interrupted(key, &error))?;
             file.write_all(&piece)
                 .await
                 .map_err(|source| StoreError::io(path, source))?;

@@ -49,9 +49,19 @@ pub async fn run(arguments: &Arguments, environment: &Environment) -> Result<(),
 fn span(command: &str, config: &RunConfig, environment: &Environment) -> tracing::Span {
     let run = &config.run;
     let span = tracing::info_span!(
-        "run", command, kind = run.kind, namespace = run.namespace, name = run.name, run = run.run_key, attempt = run.attempt
+        "run",
+        command,
+        kind = run.kind,
+        namespace = run.namespace,
+        name = run.name,
+        run = run.run_key,
+        attempt = run.attempt
     );
-    if let Some(parent) = environment.traceparent.as_deref().and_then(telemetry::context) {
+    if let Some(parent) = environment
+        .traceparent
+        .as_deref()
+        .and_then(telemetry::context)
+    {
         // Fails only when spans are not recorded, and then nothing is lost.
         let _ = span.set_parent(parent);
     }

@@ -14,7 +14,11 @@ pub fn succeed() -> std::process::ExitCode {
 
 /// Tells the operator and the log why.
 pub fn fail(log: &Path, failure: &Failure) -> std::process::ExitCode {
-    let Termination { category, message, hint } = &failure.termination;
+    let Termination {
+        category,
+        message,
+        hint,
+    } = &failure.termination;
     tracing::error!(category, hint, exit = failure.exit.code(), "{message}");
     write(log, &failure.termination);
     std::process::ExitCode::from(u8::try_from(failure.exit.code()).unwrap_or(1))
@@ -25,9 +29,17 @@ pub fn fail(log: &Path, failure: &Failure) -> std::process::ExitCode {
 pub fn catch_panics(log: &Path) {
     let log: PathBuf = log.to_owned();
     std::panic::set_hook(Box::new(move |panic| {
-        let text = panic.payload().downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.payload().downcast_ref::<String>().cloned()).unwrap_or_default();
-        let place = panic.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
+        let text = panic
+            .payload()
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned());
+        let text = text
+            .or_else(|| panic.payload().downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        let place = panic
+            .location()
+            .map(|at| format!(" ({}:{})", at.file(), at.line()))
+            .unwrap_or_default();
         let termination = Termination {
             category: "Bug".into(),
             message: format!("{text}{place}"),

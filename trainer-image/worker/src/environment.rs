@@ -38,7 +38,8 @@ impl Environment {
         let path = |name: &str| get(name).map(PathBuf::from);
         Self {
             work: path(name::WORK_DIR).unwrap_or_else(|| std::env::temp_dir().join("bessemer")),
-            termination_log: path(name::TERMINATION_LOG).unwrap_or_else(|| "/dev/termination-log".into()),
+            termination_log: path(name::TERMINATION_LOG)
+                .unwrap_or_else(|| "/dev/termination-log".into()),
             progress_url: get(name::PROGRESS_URL),
             token_file: path(name::TOKEN_FILE),
             keys: path(name::API_KEYS_DIR),

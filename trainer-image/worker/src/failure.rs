@@ -18,7 +18,11 @@ pub struct Failure {
 impl Failure {
     /// A failure in our own words.
     pub fn new(exit: ExitCode, category: &str, message: impl Into<String>, hint: &str) -> Self {
-        let termination = Termination { category: category.into(), message: message.into(), hint: hint.into() };
+        let termination = Termination {
+            category: category.into(),
+            message: message.into(),
+            hint: hint.into(),
+        };
         Self { exit, termination }
     }
 
@@ -31,18 +35,29 @@ impl Failure {
     /// The run was told to stop.
     pub fn interrupted(detail: impl std::fmt::Display) -> Self {
         let message = format!("stopped on SIGTERM; {detail}");
-        Self::new(ExitCode::TryAgain, "Interrupted", message, "The next attempt continues.")
+        Self::new(
+            ExitCode::TryAgain,
+            "Interrupted",
+            message,
+            "The next attempt continues.",
+        )
     }
 
     /// The operating system refuses what the worker needs.
     pub fn system(error: &std::io::Error) -> Self {
         let exit = match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
-                ExitCode::Environment
-            }
+            ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::PermissionDenied => ExitCode::Environment,
             _ => ExitCode::TryAgain,
         };
-        Self::new(exit, "SystemError", error.to_string(), "Look at the pod's volumes and limits.")
+        Self::new(
+            exit,
+            "SystemError",
+            error.to_string(),
+            "Look at the pod's volumes and limits.",
+        )
     }
 
     /// A library's error; its own sentence says what to do.
@@ -54,9 +69,13 @@ impl Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let exit = match &error {
-            StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::Invalid { .. } => ExitCode::MissingInput,
+            StoreError::NotFound { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::Invalid { .. } => ExitCode::MissingInput,
             StoreError::BadUri { .. } => ExitCode::BadConfig,
-            StoreError::NoBucket { .. } | StoreError::Denied { .. } | StoreError::DiskFull { .. } => ExitCode::Environment,
+            StoreError::NoBucket { .. }
+            | StoreError::Denied { .. }
+            | StoreError::DiskFull { .. } => ExitCode::Environment,
             StoreError::Unavailable { .. } => ExitCode::TryAgain,
             StoreError::Conflict { .. } => ExitCode::Bug,
             StoreError::Io { source, .. } => Self::system(source).exit,
@@ -97,7 +116,9 @@ impl From<bessemer_train::Error> for Failure {
 impl From<bessemer_evaluate::Error> for Failure {
     fn from(error: bessemer_evaluate::Error) -> Self {
         match error {
-            bessemer_evaluate::Error::Interrupted => Self::interrupted("nothing is kept of a half evaluation"),
+            bessemer_evaluate::Error::Interrupted => {
+                Self::interrupted("nothing is kept of a half evaluation")
+            }
             error => Self::of(error.exit_code(), error.category(), &error),
         }
     }

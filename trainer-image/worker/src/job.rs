@@ -70,9 +70,16 @@ pub async fn run(
     })?;
     let storage = Storage::new(&config, &environment.work, environment.image.clone()).await;
     let stopped = |detail: &'static str| move || Failure::interrupted(detail);
-    let known = stop.run_until_cancelled(storage.result()).await.ok_or_else(stopped("nothing had begun"))??;
+    let known = stop
+        .run_until_cancelled(storage.result())
+        .await
+        .ok_or_else(stopped("nothing had begun"))??;
     if let Some(known) = known {
-        tracing::info!(digest = known.digest, uri = known.uri, "the result exists already");
+        tracing::info!(
+            digest = known.digest,
+            uri = known.uri,
+            "the result exists already"
+        );
         return Ok(());
     }
     let metrics = Arc::new(Metrics::default());
@@ -97,24 +104,51 @@ async fn work_and_publish(
     let count = config.inputs.len();
     for (index, input) in config.inputs.iter().enumerate() {
         let fetched = stop.run_until_cancelled(storage.fetch(input)).await;
-        let fetched = fetched.ok_or_else(|| Failure::interrupted("inputs were being fetched"))??;
-        if let Some(link) = fetched.manifest.statistics.get("traceparent").and_then(Value::as_str).and_then(telemetry::link) {
+        let fetched =
+            fetched.ok_or_else(|| Failure::interrupted("inputs were being fetched"))??;
+        if let Some(link) = fetched
+            .manifest
+            .statistics
+            .get("traceparent")
+            .and_then(Value::as_str)
+            .and_then(telemetry::link)
+        {
             Span::current().add_link(link);
         }
         inputs.push(fetched);
         reporter.update(|report| report.percent = WORK.0 * (index + 1) as f64 / count as f64);
     }
-    let job = Job { config, work: work_directory, inputs, storage: storage.clone(), reporter: reporter.clone(), metrics, stop };
+    let job = Job {
+        config,
+        work: work_directory,
+        inputs,
+        storage: storage.clone(),
+        reporter: reporter.clone(),
+        metrics,
+        stop,
+    };
     let span = tracing::info_span!("work");
     let working = tokio::task::spawn_blocking(move || span.in_scope(|| work(job)));
-    let Made { directory, mut statistics } = working.await.map_err(|error| Failure::system(&std::io::Error::other(error)))??;
+    let Made {
+        directory,
+        mut statistics,
+    } = working
+        .await
+        .map_err(|error| Failure::system(&std::io::Error::other(error)))??;
     reporter.stage(Stage::Publishing, WORK.1);
     if let Some(traceparent) = telemetry::current() {
         // Later runs link their traces to this one.
         statistics.insert("traceparent".to_owned(), traceparent.into());
     }
-    let published = storage.publish(&directory, Value::Object(statistics)).await?;
-    tracing::info!(digest = published.digest, uri = published.uri, bytes = published.manifest.size_bytes(), "result committed");
+    let published = storage
+        .publish(&directory, Value::Object(statistics))
+        .await?;
+    tracing::info!(
+        digest = published.digest,
+        uri = published.uri,
+        bytes = published.manifest.size_bytes(),
+        "result committed"
+    );
     reporter.update(|report| report.percent = 100.0);
     Ok(())
 }

@@ -26,9 +26,17 @@ fn main() -> std::process::ExitCode {
     let arguments = argument::Arguments::parse();
     let environment = environment::Environment::read();
     ending::catch_panics(&environment.termination_log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
-        Err(error) => return ending::fail(&environment.termination_log, &failure::Failure::system(&error)),
+        Err(error) => {
+            return ending::fail(
+                &environment.termination_log,
+                &failure::Failure::system(&error),
+            );
+        }
     };
     let telemetry = telemetry::Telemetry::start(&runtime);
     let result = runtime.block_on(command::run(&arguments, &environment));

@@ -50,7 +50,11 @@ impl Default for Metrics {
         let tokens_per_second = real("tokens_per_second", "Tokens per second over the last steps");
         let (steps, total_steps) = (Gauge::default(), Gauge::default());
         registry.register("steps", "Steps, documents or samples done", steps.clone());
-        registry.register("steps_planned", "Steps, documents or samples in all", total_steps.clone());
+        registry.register(
+            "steps_planned",
+            "Steps, documents or samples in all",
+            total_steps.clone(),
+        );
         let mut count = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -58,9 +62,20 @@ impl Default for Metrics {
         };
         let tokens = count("tokens", "Tokens trained on in this attempt");
         let checkpoints = count("checkpoints", "Checkpoints committed in this attempt");
-        let checkpoint_failures = count("checkpoint_failures", "Checkpoints that the store did not take");
+        let checkpoint_failures = count(
+            "checkpoint_failures",
+            "Checkpoints that the store did not take",
+        );
         Self {
-            registry, percent, steps, total_steps, loss, validation_loss, tokens_per_second, tokens, checkpoints,
+            registry,
+            percent,
+            steps,
+            total_steps,
+            loss,
+            validation_loss,
+            tokens_per_second,
+            tokens,
+            checkpoints,
             checkpoint_failures,
         }
     }
@@ -99,9 +114,15 @@ pub async fn serve(metrics: Arc<Metrics>, ip: IpAddr) {
         Ok(listener) => listener,
         Err(error) => return tracing::warn!(%error, "no metrics"),
     };
-    let kind = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+    let kind = [(
+        header::CONTENT_TYPE,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    )];
     let router = Router::new()
-        .route("/metrics", get(move || async move { (kind, metrics.text()) }))
+        .route(
+            "/metrics",
+            get(move || async move { (kind, metrics.text()) }),
+        )
         .route("/health", get(|| async { "ok" }));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -122,7 +143,12 @@ mod tests {
         metrics.steps.set(12);
         metrics.loss.set(2.5);
         let text = metrics.text();
-        for line in ["bessemer_worker_tokens_total 4096", "bessemer_worker_checkpoints_total 1", "bessemer_worker_steps 12", "bessemer_worker_loss 2.5"] {
+        for line in [
+            "bessemer_worker_tokens_total 4096",
+            "bessemer_worker_checkpoints_total 1",
+            "bessemer_worker_steps 12",
+            "bessemer_worker_loss 2.5",
+        ] {
             assert!(text.contains(line), "{line} in {text}");
         }
     }

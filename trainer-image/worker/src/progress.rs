@@ -33,7 +33,11 @@ pub struct Delivery(Option<JoinHandle<()>>);
 
 impl Reporter {
     /// A reporter for a run; without a URL it feeds only the metrics.
-    pub fn start(config: &RunConfig, environment: &Environment, metrics: Arc<Metrics>) -> (Self, Delivery) {
+    pub fn start(
+        config: &RunConfig,
+        environment: &Environment,
+        metrics: Arc<Metrics>,
+    ) -> (Self, Delivery) {
         let run = &config.run;
         let first = ProgressReport {
             namespace: run.namespace.clone(),
@@ -65,8 +69,17 @@ impl Reporter {
         self.newest.send_modify(|report| {
             let before = report.percent;
             change(report);
-            report.percent = if report.percent.is_finite() { report.percent.clamp(before, 100.0) } else { before };
-            for number in [&mut report.eta_seconds, &mut report.tokens_per_second, &mut report.loss, &mut report.validation_loss] {
+            report.percent = if report.percent.is_finite() {
+                report.percent.clamp(before, 100.0)
+            } else {
+                before
+            };
+            for number in [
+                &mut report.eta_seconds,
+                &mut report.tokens_per_second,
+                &mut report.loss,
+                &mut report.validation_loss,
+            ] {
                 *number = number.filter(|number| number.is_finite());
             }
             self.metrics.observe(report);
@@ -92,9 +105,16 @@ impl Delivery {
     }
 }
 
-async fn deliver(mut reports: watch::Receiver<ProgressReport>, url: String, token: Option<PathBuf>) {
+async fn deliver(
+    mut reports: watch::Receiver<ProgressReport>,
+    url: String,
+    token: Option<PathBuf>,
+) {
     // Redirects are followed by hand: a standby names the leader, which must get the token too.
-    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(TIMEOUT).build();
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(TIMEOUT)
+        .build();
     let client = match client {
         Ok(client) => client,
         Err(error) => return tracing::warn!(%error, "progress is not reported"),
@@ -126,10 +146,19 @@ async fn closed(mut reports: watch::Receiver<ProgressReport>) {
     }
 }
 
-async fn send(client: &reqwest::Client, url: &str, token: Option<&PathBuf>, report: &ProgressReport) -> Result<(), String> {
+async fn send(
+    client: &reqwest::Client,
+    url: &str,
+    token: Option<&PathBuf>,
+    report: &ProgressReport,
+) -> Result<(), String> {
     // Read every time: the kubelet renews it.
     let token = match token {
-        Some(path) => Some(tokio::fs::read_to_string(path).await.map_err(|error| format!("{}: {error}", path.display()))?),
+        Some(path) => Some(
+            tokio::fs::read_to_string(path)
+                .await
+                .map_err(|error| format!("{}: {error}", path.display()))?,
+        ),
         None => None,
     };
     let mut target = url.to_owned();
@@ -140,8 +169,14 @@ async fn send(client: &reqwest::Client, url: &str, token: Option<&PathBuf>, repo
         }
         let answer = request.send().await.map_err(|error| error.to_string())?;
         let status = answer.status();
-        if matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
-            let place = answer.headers().get(reqwest::header::LOCATION).and_then(|value| value.to_str().ok());
+        if matches!(
+            status,
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+        ) {
+            let place = answer
+                .headers()
+                .get(reqwest::header::LOCATION)
+                .and_then(|value| value.to_str().ok());
             target = place.ok_or("a redirect without a place")?.to_owned();
             continue;
         }

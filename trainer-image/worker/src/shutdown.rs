@@ -9,7 +9,10 @@ use tokio_util::sync::CancellationToken;
 /// When the system does not let us listen.
 pub fn listen() -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let heard = stop.clone();
     tokio::spawn(async move {
         tokio::select! {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bessemer_protocol::{Input, InputRole, RunConfig};
 use bessemer_store::{
-    Code, Draft, InputDigest, Layout, Location, Manifest, Published, RunPointer, S3Settings, S3Store, StoreError,
+    Code, Draft, InputDigest, Layout, Location, Manifest, Published, RunPointer, S3Settings,
+    S3Store, StoreError,
 };
 use serde_json::Value;
 
@@ -48,7 +49,11 @@ impl Storage {
 
     fn location(&self) -> Location<'_> {
         let run = &self.config.run;
-        Location { namespace: &run.namespace, kind: &run.kind, name: &run.name }
+        Location {
+            namespace: &run.namespace,
+            kind: &run.kind,
+            name: &run.name,
+        }
     }
 
     fn key(&self) -> &str {
@@ -62,43 +67,97 @@ impl Storage {
 
     /// Brings an input here, every byte verified; what an earlier attempt brought is used again.
     pub async fn fetch(&self, input: &Input) -> Result<Fetched, StoreError> {
-        let (directory, manifest) =
-            bessemer_store::fetch(&self.store, &self.layout, &input.uri, &input.digest, &self.cache).await?;
+        let (directory, manifest) = bessemer_store::fetch(
+            &self.store,
+            &self.layout,
+            &input.uri,
+            &input.digest,
+            &self.cache,
+        )
+        .await?;
         tracing::info!(role = ?input.role, kind = input.kind, name = input.name, digest = input.digest, "input verified");
-        Ok(Fetched { input: input.clone(), directory, manifest })
+        Ok(Fetched {
+            input: input.clone(),
+            directory,
+            manifest,
+        })
     }
 
     fn draft(&self, kind: &str, statistics: Value) -> Result<Draft, StoreError> {
-        let parameters = serde_json::to_value(&self.config.task).map_err(|error| StoreError::Invalid {
-            key: self.key().to_owned(),
-            what: "manifest",
-            reason: error.to_string(),
-        })?;
-        let seed = parameters.get("seed").and_then(Value::as_u64).unwrap_or_default();
+        let parameters =
+            serde_json::to_value(&self.config.task).map_err(|error| StoreError::Invalid {
+                key: self.key().to_owned(),
+                what: "manifest",
+                reason: error.to_string(),
+            })?;
+        let seed = parameters
+            .get("seed")
+            .and_then(Value::as_u64)
+            .unwrap_or_default();
         let inputs = self.config.inputs.iter();
         Ok(Draft {
             kind: kind.to_owned(),
-            inputs: inputs.map(|input| InputDigest { kind: input.kind.clone(), digest: input.digest.clone() }).collect(),
+            inputs: inputs
+                .map(|input| InputDigest {
+                    kind: input.kind.clone(),
+                    digest: input.digest.clone(),
+                })
+                .collect(),
             parameters,
             seed,
-            code: Code { version: env!("CARGO_PKG_VERSION").to_owned(), image: self.image.clone() },
+            code: Code {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                image: self.image.clone(),
+            },
             statistics,
         })
     }
 
     /// Commits a directory as the run's result.
-    pub async fn publish(&self, directory: &Path, statistics: Value) -> Result<Published, StoreError> {
+    pub async fn publish(
+        &self,
+        directory: &Path,
+        statistics: Value,
+    ) -> Result<Published, StoreError> {
         let draft = self.draft(&self.config.run.kind, statistics)?;
-        bessemer_store::publish(&self.store, &self.layout, self.location(), Some(self.key()), directory, draft).await
+        bessemer_store::publish(
+            &self.store,
+            &self.layout,
+            self.location(),
+            Some(self.key()),
+            directory,
+            draft,
+        )
+        .await
     }
 
     /// Commits a directory as the run's checkpoint of `step` and removes those beyond `keep`.
-    pub async fn checkpoint(&self, step: u64, directory: &Path, keep: u32) -> Result<Published, StoreError> {
+    pub async fn checkpoint(
+        &self,
+        step: u64,
+        directory: &Path,
+        keep: u32,
+    ) -> Result<Published, StoreError> {
         let draft = self.draft("Checkpoint", Value::Null)?;
         let (location, key) = (self.location(), self.key());
-        let published =
-            bessemer_store::publish_checkpoint(&self.store, &self.layout, location, key, step, directory, draft).await?;
-        bessemer_store::prune_checkpoints(&self.store, &self.layout, location, key, keep.max(1) as usize).await?;
+        let published = bessemer_store::publish_checkpoint(
+            &self.store,
+            &self.layout,
+            location,
+            key,
+            step,
+            directory,
+            draft,
+        )
+        .await?;
+        bessemer_store::prune_checkpoints(
+            &self.store,
+            &self.layout,
+            location,
+            key,
+            keep.max(1) as usize,
+        )
+        .await?;
         Ok(published)
     }
 
@@ -107,8 +166,14 @@ impl Storage {
     /// # Errors
     /// The first damaged one's when none is whole: starting again in silence would hide the damage.
     pub async fn latest_checkpoint(&self) -> Result<Option<(u64, PathBuf)>, StoreError> {
-        let (found, damaged) =
-            bessemer_store::latest_checkpoint(&self.store, &self.layout, self.location(), self.key(), &self.cache).await?;
+        let (found, damaged) = bessemer_store::latest_checkpoint(
+            &self.store,
+            &self.layout,
+            self.location(),
+            self.key(),
+            &self.cache,
+        )
+        .await?;
         for error in &damaged {
             tracing::warn!(%error, "checkpoint passed over");
         }
@@ -122,14 +187,21 @@ impl Storage {
 
 /// A client of a bucket.
 pub async fn bucket(endpoint: Option<String>, region: &str, bucket: &str) -> S3Store {
-    let settings =
-        S3Settings { endpoint, region: region.to_owned(), bucket: bucket.to_owned(), deadline: DEADLINE };
+    let settings = S3Settings {
+        endpoint,
+        region: region.to_owned(),
+        bucket: bucket.to_owned(),
+        deadline: DEADLINE,
+    };
     S3Store::new(&settings).await
 }
 
 /// The directory of the only input with a role.
 pub fn only(inputs: &[Fetched], role: InputRole) -> Option<PathBuf> {
-    inputs.iter().find(|fetched| fetched.input.role == role).map(|fetched| fetched.directory.clone())
+    inputs
+        .iter()
+        .find(|fetched| fetched.input.role == role)
+        .map(|fetched| fetched.directory.clone())
 }
 
 /// Directories of all datasets by name, in the configuration's order.

@@ -26,17 +26,29 @@ impl Telemetry {
     /// Starts logging; `RUST_LOG` filters, by default `info`.
     pub fn start(runtime: &Runtime) -> Self {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let logs = tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false).with_writer(std::io::stderr);
-        let endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
+        let logs = tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .with_writer(std::io::stderr);
+        let endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .ok()
+            .filter(|endpoint| !endpoint.is_empty());
         let provider = endpoint.map(|endpoint| provider(&endpoint, runtime.handle().clone()));
         let (provider, problem) = match provider {
             Some(Ok(provider)) => (Some(provider), None),
             Some(Err(problem)) => (None, Some(problem)),
             None => (None, None),
         };
-        let spans = provider.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("bessemer")));
+        let spans = provider.as_ref().map(|provider| {
+            tracing_opentelemetry::layer().with_tracer(provider.tracer("bessemer"))
+        });
         // A second subscriber in this process is impossible: main calls this once.
-        let _ = tracing_subscriber::registry().with(spans).with(logs).with(filter).try_init();
+        let _ = tracing_subscriber::registry()
+            .with(spans)
+            .with(logs)
+            .with(filter)
+            .try_init();
         if let Some(problem) = problem {
             tracing::warn!(problem, "no spans are sent");
         }
@@ -54,14 +66,29 @@ impl Telemetry {
 }
 
 fn provider(endpoint: &str, runtime: Handle) -> Result<SdkTracerProvider, String> {
-    let url = format!("{}/v1/traces", endpoint.trim_end_matches('/').trim_end_matches("/v1/traces"));
-    let exporter = SpanExporter::builder().with_http().with_endpoint(url).build().map_err(|error| error.to_string())?;
+    let url = format!(
+        "{}/v1/traces",
+        endpoint
+            .trim_end_matches('/')
+            .trim_end_matches("/v1/traces")
+    );
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_endpoint(url)
+        .build()
+        .map_err(|error| error.to_string())?;
     let resource = Resource::builder()
         .with_service_name("bessemer-worker")
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
-    let exporter = OnRuntime { exporter: Arc::new(exporter), runtime };
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+    let exporter = OnRuntime {
+        exporter: Arc::new(exporter),
+        runtime,
+    };
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build())
 }
 
 /// The batch processor exports from a thread of its own, the HTTP client needs the runtime: this brings them together.
@@ -74,8 +101,11 @@ struct OnRuntime {
 impl opentelemetry_sdk::trace::SpanExporter for OnRuntime {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exporter = self.exporter.clone();
-        let sent = self.runtime.spawn(async move { exporter.export(batch).await });
-        sent.await.unwrap_or_else(|error| Err(OTelSdkError::InternalFailure(error.to_string())))
+        let sent = self
+            .runtime
+            .spawn(async move { exporter.export(batch).await });
+        sent.await
+            .unwrap_or_else(|error| Err(OTelSdkError::InternalFailure(error.to_string())))
     }
 
     fn set_resource(&mut self, resource: &Resource) {
@@ -112,7 +142,13 @@ mod tests {
     #[test]
     fn a_traceparent_is_read_and_nonsense_is_not() {
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(link(parent).unwrap().trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
-        assert!(link("").is_none() && link("00-00000000000000000000000000000000-b7ad6b7169203331-01").is_none());
+        assert_eq!(
+            link(parent).unwrap().trace_id().to_string(),
+            "0af7651916cd43dd8448eb211c80319c"
+        );
+        assert!(
+            link("").is_none()
+                && link("00-00000000000000000000000000000000-b7ad6b7169203331-01").is_none()
+        );
     }
 }

@@ -44,10 +44,17 @@ fn failed(error: impl std::fmt::Display) -> Error {
 /// Runs until SIGTERM or SIGINT.
 pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error> {
     let _lock = place.lock()?;
-    let otlp_endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
+    let otlp_endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT")
+        .ok()
+        .filter(|endpoint| !endpoint.is_empty());
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
-    let _telemetry =
-        telemetry::install("bessemer-local", &filter, telemetry::Format::Text, otlp_endpoint.as_deref()).map_err(failed)?;
+    let _telemetry = telemetry::install(
+        "bessemer-local",
+        &filter,
+        telemetry::Format::Text,
+        otlp_endpoint.as_deref(),
+    )
+    .map_err(failed)?;
     let stop = CancellationToken::new();
     let credentials = place.credentials()?;
 
@@ -58,7 +65,8 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
     let store_stop = CancellationToken::new();
     let store = {
         let (root, credentials, stop) = (place.objects(), credentials.clone(), store_stop.clone());
-        let listener = tokio::net::TcpListener::from_std(store_listener).map_err(Error::file("objects"))?;
+        let listener =
+            tokio::net::TcpListener::from_std(store_listener).map_err(Error::file("objects"))?;
         tokio::spawn(async move { objectstore::serve(listener, &root, &credentials, stop).await })
     };
 
@@ -66,7 +74,9 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
     let api_address = address(&api_port)?;
     drop(api_port);
     let api = open_api(place)?;
-    let server = bessemer_embedded::server::Server::start(api.clone(), &place.api(), api_address).await.map_err(failed)?;
+    let server = bessemer_embedded::server::Server::start(api.clone(), &place.api(), api_address)
+        .await
+        .map_err(failed)?;
     let client = Client::new(api, "default");
     install_definitions(&client).await?;
 
@@ -83,7 +93,8 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
     settings.local = true;
     settings.progress_url = Some(format!("http://{intake_address}"));
     settings.otlp_endpoint = otlp_endpoint;
-    settings.threads = std::thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(1));
+    settings.threads =
+        std::thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(1));
     let store_client = S3Store::new(&S3Settings {
         endpoint: settings.storage.endpoint.clone(),
         region: settings.storage.region.clone(),
@@ -95,7 +106,10 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
         lease_client: client.clone(),
         clock: Arc::new(bessemer_runtime::clock::SystemClock),
         random: Random::from_system(),
-        outside: Arc::new(Live::new(Artefacts::new(Arc::new(store_client), Layout::new(BUCKET, "")))),
+        outside: Arc::new(Live::new(Artefacts::new(
+            Arc::new(store_client),
+            Layout::new(BUCKET, ""),
+        ))),
         metrics: Metrics::new(),
     };
     let mut config = bessemer_runtime::Config::new(settings);
@@ -147,11 +161,19 @@ fn address(listener: &std::net::TcpListener) -> Result<SocketAddr, Error> {
 fn open_api(place: &Place) -> Result<Api, Error> {
     let directory = place.api();
     std::fs::create_dir_all(&directory).map_err(Error::file(&directory))?;
-    let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as u64);
+    let seed = std::time::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |elapsed| elapsed.as_nanos() as u64);
     let mut options = Options::memory(Arc::new(bessemer_embedded::clock::SystemClock), seed);
     options.storage = Box::new(bessemer_embedded::storage::Disk::open(&directory).map_err(failed)?);
     options.logs = Some(Arc::new(node::Logs::new(place.pods())));
-    options.issuer = Some(Arc::new(bessemer_embedded::token::Issuer::open(&directory.join("issuer.p8"), bessemer_embedded::server::ISSUER).map_err(failed)?));
+    options.issuer = Some(Arc::new(
+        bessemer_embedded::token::Issuer::open(
+            &directory.join("issuer.p8"),
+            bessemer_embedded::server::ISSUER,
+        )
+        .map_err(failed)?,
+    ));
     Api::open(options).map_err(failed)
 }
 
@@ -160,9 +182,12 @@ async fn install_definitions(client: &Client) -> Result<(), Error> {
     let api: kube::Api<CustomResourceDefinition> = kube::Api::all(client.clone());
     for definition in bessemer_api::definitions() {
         let params = PatchParams::apply("bessemer/definitions").force();
-        api.patch(&definition.name_any(), &params, &Patch::Apply(&definition)).await?;
+        api.patch(&definition.name_any(), &params, &Patch::Apply(&definition))
+            .await?;
         let established = kube::runtime::conditions::is_crd_established();
-        kube::runtime::wait::await_condition(api.clone(), &definition.name_any(), established).await.map_err(failed)?;
+        kube::runtime::wait::await_condition(api.clone(), &definition.name_any(), established)
+            .await
+            .map_err(failed)?;
     }
     Ok(())
 }
@@ -172,7 +197,10 @@ async fn share_credentials(client: Client, credentials: Credentials, stop: Cance
     use futures::{StreamExt, TryStreamExt};
     use kube::runtime::WatchStreamExt;
     let namespaces: kube::Api<Namespace> = kube::Api::all(client.clone());
-    let mut events = watcher::watcher(namespaces, watcher::Config::default()).default_backoff().applied_objects().boxed();
+    let mut events = watcher::watcher(namespaces, watcher::Config::default())
+        .default_backoff()
+        .applied_objects()
+        .boxed();
     loop {
         let next = tokio::select! {
             () = stop.cancelled() => return,
@@ -190,11 +218,20 @@ async fn share_credentials(client: Client, credentials: Credentials, stop: Cance
             continue;
         }
         let secret = Secret {
-            metadata: ObjectMeta { name: Some("bessemer-storage".into()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some("bessemer-storage".into()),
+                ..ObjectMeta::default()
+            },
             string_data: Some(
                 [
-                    ("AWS_ACCESS_KEY_ID".to_string(), credentials.access_key.clone()),
-                    ("AWS_SECRET_ACCESS_KEY".to_string(), credentials.secret_key.clone()),
+                    (
+                        "AWS_ACCESS_KEY_ID".to_string(),
+                        credentials.access_key.clone(),
+                    ),
+                    (
+                        "AWS_SECRET_ACCESS_KEY".to_string(),
+                        credentials.secret_key.clone(),
+                    ),
                 ]
                 .into(),
             ),
@@ -202,7 +239,10 @@ async fn share_credentials(client: Client, credentials: Credentials, stop: Cance
         };
         let secrets: kube::Api<Secret> = kube::Api::namespaced(client.clone(), &namespace);
         let params = PatchParams::apply("bessemer/local").force();
-        if let Err(error) = secrets.patch("bessemer-storage", &params, &Patch::Apply(&secret)).await {
+        if let Err(error) = secrets
+            .patch("bessemer-storage", &params, &Patch::Apply(&secret))
+            .await
+        {
             tracing::warn!(%error, namespace, "the store's keys could not be written; workers there will be refused");
         }
     }
@@ -210,7 +250,10 @@ async fn share_credentials(client: Client, credentials: Credentials, stop: Cance
 
 async fn terminated() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         return std::future::pending().await;
     };
     tokio::select! {

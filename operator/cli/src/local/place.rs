@@ -23,9 +23,17 @@ impl Place {
     pub fn new(given: Option<PathBuf>) -> Result<Self, Error> {
         let root = given
             .or_else(|| Some(PathBuf::from(std::env::var_os("XDG_STATE_HOME")?).join("bessemer")))
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state/bessemer")))
-            .ok_or(Error::Missing { what: "a state directory", path: "$HOME".into(), hint: "give --dir" })?;
-        Ok(Self { root: std::path::absolute(&root).map_err(Error::file(&root))? })
+            .or_else(|| {
+                Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state/bessemer"))
+            })
+            .ok_or(Error::Missing {
+                what: "a state directory",
+                path: "$HOME".into(),
+                hint: "give --dir",
+            })?;
+        Ok(Self {
+            root: std::path::absolute(&root).map_err(Error::file(&root))?,
+        })
     }
 
     /// The directory.
@@ -90,12 +98,19 @@ impl Place {
 
     /// Whether a daemon holds the directory.
     pub fn is_running(&self) -> bool {
-        File::open(self.lock_file()).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        File::open(self.lock_file())
+            .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
     /// Process id of the daemon that last held the directory.
     pub fn pid(&self) -> Option<Pid> {
-        Pid::from_raw(std::fs::read_to_string(self.root.join("daemon.pid")).ok()?.trim().parse().ok()?)
+        Pid::from_raw(
+            std::fs::read_to_string(self.root.join("daemon.pid"))
+                .ok()?
+                .trim()
+                .parse()
+                .ok()?,
+        )
     }
 
     /// Keys of the object store, made on first use.
@@ -105,23 +120,38 @@ impl Place {
             Ok(text) => text.trim().to_string(),
             Err(_) => {
                 let mut random = [0; 24];
-                File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).map_err(Error::file("/dev/urandom"))?;
+                File::open("/dev/urandom")
+                    .and_then(|mut file| file.read_exact(&mut random))
+                    .map_err(Error::file("/dev/urandom"))?;
                 let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
                 private(&path, &secret)?;
                 secret
             }
         };
-        Ok(Credentials { access_key: "bessemer".into(), secret_key })
+        Ok(Credentials {
+            access_key: "bessemer".into(),
+            secret_key,
+        })
     }
 
     /// A loopback port that stays the same over restarts, since addresses are rendered into objects.
     pub fn listen(&self, purpose: &str) -> Result<std::net::TcpListener, Error> {
         let file = self.root.join(format!("port.{purpose}"));
-        let remembered = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u16>().ok());
+        let remembered = std::fs::read_to_string(&file)
+            .ok()
+            .and_then(|text| text.trim().parse::<u16>().ok());
         let port = remembered.unwrap_or(0);
-        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).map_err(|source| match source.kind() {
-            std::io::ErrorKind::AddrInUse => Error::PortInUse { port, file: file.clone() },
-            _ => Error::File { path: format!("127.0.0.1:{port}").into(), source },
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).map_err(|source| {
+            match source.kind() {
+                std::io::ErrorKind::AddrInUse => Error::PortInUse {
+                    port,
+                    file: file.clone(),
+                },
+                _ => Error::File {
+                    path: format!("127.0.0.1:{port}").into(),
+                    source,
+                },
+            }
         })?;
         let port = listener.local_addr().map_err(Error::file(&file))?.port();
         std::fs::write(&file, port.to_string()).map_err(Error::file(&file))?;
@@ -134,8 +164,13 @@ impl Place {
 fn private(path: &Path, text: &str) -> Result<(), Error> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(Error::file(path))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::file(path))?;
     file.write_all(text.as_bytes()).map_err(Error::file(path))
 }
 
@@ -157,6 +192,12 @@ mod tests {
         let port = place.listen("a").unwrap().local_addr().unwrap().port();
         let again = place.listen("a").unwrap();
         assert_eq!(again.local_addr().unwrap().port(), port);
-        assert!(place.listen("a").unwrap_err().to_string().contains(&format!("port {port}")));
+        assert!(
+            place
+                .listen("a")
+                .unwrap_err()
+                .to_string()
+                .contains(&format!("port {port}"))
+        );
     }
 }

@@ -30,7 +30,10 @@ pub fn documentation(source: &str) -> String {
     let mut inside = false;
     for line in source.lines() {
         let line = line.trim();
-        let text = line.strip_prefix("//!").or_else(|| line.strip_prefix("///").filter(|rest| !rest.starts_with('/')));
+        let text = line.strip_prefix("//!").or_else(|| {
+            line.strip_prefix("///")
+                .filter(|rest| !rest.starts_with('/'))
+        });
         match text {
             Some(text) => {
                 out.push_str(text.strip_prefix(' ').unwrap_or(text));
@@ -49,15 +52,25 @@ pub fn documentation(source: &str) -> String {
 
 /// The first paragraph as one line, if it is a sentence of usual length without links that mean nothing alone.
 fn paragraph(documentation: &[&str]) -> Option<String> {
-    let lines = documentation.iter().take_while(|line| !line.trim().is_empty());
+    let lines = documentation
+        .iter()
+        .take_while(|line| !line.trim().is_empty());
     let text = lines.map(|line| line.trim()).collect::<Vec<_>>().join(" ");
-    let sentence = (25..=240).contains(&text.len()) && text.ends_with('.') && !text.contains("](") && !text.starts_with('#');
+    let sentence = (25..=240).contains(&text.len())
+        && text.ends_with('.')
+        && !text.contains("](")
+        && !text.starts_with('#');
     sentence.then(|| text.replace("[`", "`").replace("`]", "`"))
 }
 
 /// A public function's signature on one line, without its body.
 fn signature<'a>(first: &str, lines: &mut impl Iterator<Item = &'a str>) -> Option<String> {
-    let public = ["pub fn ", "pub const fn ", "pub async fn ", "pub unsafe fn "];
+    let public = [
+        "pub fn ",
+        "pub const fn ",
+        "pub async fn ",
+        "pub unsafe fn ",
+    ];
     if !public.iter().any(|start| first.starts_with(start)) {
         return None;
     }
@@ -71,7 +84,11 @@ fn signature<'a>(first: &str, lines: &mut impl Iterator<Item = &'a str>) -> Opti
     }
     let signature = text.split('{').next()?.trim_end_matches(';');
     let words: Vec<&str> = signature.split_whitespace().collect();
-    let joined = words.join(" ").replace("( ", "(").replace(", )", ")").replace(" )", ")");
+    let joined = words
+        .join(" ")
+        .replace("( ", "(")
+        .replace(", )", ")")
+        .replace(" )", ")");
     (joined.len() <= 160).then_some(joined)
 }
 
@@ -82,7 +99,15 @@ mod tests {
     #[test]
     fn functions_and_first_paragraphs_are_paired() {
         let source = "/// Adds two numbers and returns their sum.\n///\n/// # Panics\n/// Never.\n#[inline]\npub fn add(\n    a: u8,\n    b: u8,\n) -> u8 {\n    a + b\n}\n/// Short.\npub fn x() {}\n/// A private one is left out, always.\nfn y() {}\n";
-        assert_eq!(pairs(source), [("pub fn add(a: u8, b: u8) -> u8".into(), "Adds two numbers and returns their sum.".into())]);
-        assert!(documentation(source).starts_with("Adds two numbers and returns their sum.\n\n# Panics\nNever.\n\nShort.\n"));
+        assert_eq!(
+            pairs(source),
+            [(
+                "pub fn add(a: u8, b: u8) -> u8".into(),
+                "Adds two numbers and returns their sum.".into()
+            )]
+        );
+        assert!(documentation(source).starts_with(
+            "Adds two numbers and returns their sum.\n\n# Panics\nNever.\n\nShort.\n"
+        ));
     }
 }

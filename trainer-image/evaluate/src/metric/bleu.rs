@@ -37,7 +37,12 @@ pub struct Bleu {
 
 impl Default for Bleu {
     fn default() -> Self {
-        Self { tokenize: Tokenize::Mteval13a, smooth: Smooth::Exp, effective_order: false, lowercase: false }
+        Self {
+            tokenize: Tokenize::Mteval13a,
+            smooth: Smooth::Exp,
+            effective_order: false,
+            lowercase: false,
+        }
     }
 }
 
@@ -74,7 +79,10 @@ impl Bleu {
         segments: impl IntoIterator<Item = (&'a str, &'a [R])>,
     ) -> Vec<Statistics> {
         let mut grams = Grams::new();
-        segments.into_iter().map(|(text, references)| self.segment(&mut grams, text, references)).collect()
+        segments
+            .into_iter()
+            .map(|(text, references)| self.segment(&mut grams, text, references))
+            .collect()
     }
 
     fn prepare(&self, text: &str) -> String {
@@ -85,9 +93,17 @@ impl Bleu {
         }
     }
 
-    fn segment<R: AsRef<str>>(&self, grams: &mut Grams, text: &str, references: &[R]) -> Statistics {
+    fn segment<R: AsRef<str>>(
+        &self,
+        grams: &mut Grams,
+        text: &str,
+        references: &[R],
+    ) -> Statistics {
         let text = self.prepare(text);
-        let references: Vec<String> = references.iter().map(|text| self.prepare(text.as_ref())).collect();
+        let references: Vec<String> = references
+            .iter()
+            .map(|text| self.prepare(text.as_ref()))
+            .collect();
         let mut vocabulary = Vocabulary::default();
         let tokens: Vec<u32> = split(&text).map(|token| vocabulary.number(token)).collect();
         let reference_tokens: Vec<Vec<u32>> = references
@@ -99,11 +115,19 @@ impl Bleu {
             .iter()
             .map(|tokens| tokens.len() as u64)
             .min_by_key(|reference| (reference.abs_diff(length), *reference));
-        let mut result =
-            Statistics { hypothesis: length, reference: nearest.unwrap_or(0), ..Statistics::default() };
+        let mut result = Statistics {
+            hypothesis: length,
+            reference: nearest.unwrap_or(0),
+            ..Statistics::default()
+        };
         let mut hypothesis = vec![0; tokens.len()];
-        let mut known: Vec<Vec<u32>> = reference_tokens.iter().map(|tokens| vec![0; tokens.len()]).collect();
-        for (order, (correct, total)) in result.correct.iter_mut().zip(&mut result.total).enumerate() {
+        let mut known: Vec<Vec<u32>> = reference_tokens
+            .iter()
+            .map(|tokens| vec![0; tokens.len()])
+            .collect();
+        for (order, (correct, total)) in
+            result.correct.iter_mut().zip(&mut result.total).enumerate()
+        {
             grams.clear();
             grams.extend(&mut hypothesis, tokens.get(order..).unwrap_or_default());
             for (grams_of_one, tokens) in known.iter_mut().zip(&reference_tokens) {
@@ -131,8 +155,12 @@ impl Bleu {
         let mut halving = 1.0;
         let mut logarithms = [-9_999_999_999.0f64; ORDER]; // sacrebleu's log of 0
         let mut orders = ORDER;
-        for (order, ((correct, total), logarithm)) in
-            sum.correct.iter().zip(sum.total).zip(&mut logarithms).enumerate()
+        for (order, ((correct, total), logarithm)) in sum
+            .correct
+            .iter()
+            .zip(sum.total)
+            .zip(&mut logarithms)
+            .enumerate()
         {
             let (mut correct, mut total) = (*correct as f64, total as f64);
             if let (Smooth::AddK(k), true) = (self.smooth, order > 0) {
@@ -166,7 +194,11 @@ impl Bleu {
 
     /// sacrebleu's signature, for reports; `references` is the number of references of every segment, 0 when it varies.
     pub fn signature(&self, references: usize) -> String {
-        let references = if references == 0 { "var".to_owned() } else { references.to_string() };
+        let references = if references == 0 {
+            "var".to_owned()
+        } else {
+            references.to_string()
+        };
         let case = if self.lowercase { "lc" } else { "mixed" };
         let effective = if self.effective_order { "yes" } else { "no" };
         let smooth = match self.smooth {
@@ -176,6 +208,8 @@ impl Bleu {
             Smooth::Exp => "exp".to_owned(),
         };
         let tokenize = self.tokenize.name();
-        format!("nrefs:{references}|case:{case}|eff:{effective}|tok:{tokenize}|smooth:{smooth}|version:2.6.0")
+        format!(
+            "nrefs:{references}|case:{case}|eff:{effective}|tok:{tokenize}|smooth:{smooth}|version:2.6.0"
+        )
     }
 }

@@ -16,7 +16,11 @@ pub struct Chrf {
 
 impl Default for Chrf {
     fn default() -> Self {
-        Self { character_order: 6, word_order: 0, lowercase: false }
+        Self {
+            character_order: 6,
+            word_order: 0,
+            lowercase: false,
+        }
     }
 }
 
@@ -40,7 +44,8 @@ pub struct Statistics(pub Vec<Counts>);
 
 impl std::ops::AddAssign<&Self> for Statistics {
     fn add_assign(&mut self, other: &Self) {
-        self.0.resize(self.0.len().max(other.0.len()), Counts::default());
+        self.0
+            .resize(self.0.len().max(other.0.len()), Counts::default());
         for (sum, part) in self.0.iter_mut().zip(&other.0) {
             sum.hypothesis += part.hypothesis;
             sum.reference += part.reference;
@@ -80,13 +85,26 @@ impl Chrf {
         } else {
             (text, reference)
         };
-        let characters = |text: &str| -> Vec<u32> { text.chars().filter(|c| !is_space(*c)).map(u32::from).collect() };
+        let characters = |text: &str| -> Vec<u32> {
+            text.chars()
+                .filter(|c| !is_space(*c))
+                .map(u32::from)
+                .collect()
+        };
         let mut orders = Vec::with_capacity(self.character_order + self.word_order);
-        count(grams, &characters(text), &characters(reference), self.character_order, &mut orders);
+        count(
+            grams,
+            &characters(text),
+            &characters(reference),
+            self.character_order,
+            &mut orders,
+        );
         if self.word_order > 0 {
             let mut vocabulary = Vocabulary::default();
             let hypothesis: Vec<u32> = words(text).map(|word| vocabulary.number(word)).collect();
-            let reference: Vec<u32> = words(reference).map(|word| vocabulary.number(word)).collect();
+            let reference: Vec<u32> = words(reference)
+                .map(|word| vocabulary.number(word))
+                .collect();
             count(grams, &hypothesis, &reference, self.word_order, &mut orders);
         }
         Statistics(orders)
@@ -111,7 +129,13 @@ impl Chrf {
     }
 }
 
-fn count(grams: &mut Grams, hypothesis: &[u32], reference: &[u32], orders: usize, out: &mut Vec<Counts>) {
+fn count(
+    grams: &mut Grams,
+    hypothesis: &[u32],
+    reference: &[u32],
+    orders: usize,
+    out: &mut Vec<Counts>,
+) {
     let mut ours = vec![0; hypothesis.len()];
     let mut theirs = vec![0; reference.len()];
     for order in 0..orders {
@@ -119,7 +143,11 @@ fn count(grams: &mut Grams, hypothesis: &[u32], reference: &[u32], orders: usize
         grams.extend(&mut ours, hypothesis.get(order..).unwrap_or_default());
         grams.extend(&mut theirs, reference.get(order..).unwrap_or_default());
         out.push(Counts {
-            hypothesis: if theirs.is_empty() { 0 } else { ours.len() as u64 },
+            hypothesis: if theirs.is_empty() {
+                0
+            } else {
+                ours.len() as u64
+            },
             reference: theirs.len() as u64,
             matched: grams.matches(&ours, &[&theirs]),
         });

@@ -18,7 +18,11 @@ struct Slot {
 
 impl Table {
     pub fn new() -> Self {
-        Self { slots: vec![Slot::default(); 1024], era: 1, length: 0 }
+        Self {
+            slots: vec![Slot::default(); 1024],
+            era: 1,
+            length: 0,
+        }
     }
 
     pub fn clear(&mut self) {
@@ -49,9 +53,15 @@ impl Table {
         let mask = self.slots.len() - 1;
         let mut at = self.start(key);
         loop {
-            let Some(slot) = self.slots.get_mut(at) else { return 0 };
+            let Some(slot) = self.slots.get_mut(at) else {
+                return 0;
+            };
             if slot.era != self.era {
-                *slot = Slot { key, era: self.era, id: self.length };
+                *slot = Slot {
+                    key,
+                    era: self.era,
+                    id: self.length,
+                };
                 self.length += 1;
                 return slot.id;
             }
@@ -68,7 +78,11 @@ impl Table {
         let mask = self.slots.len() - 1;
         for slot in old.into_iter().filter(|slot| slot.era == self.era) {
             let mut at = self.start(slot.key);
-            while self.slots.get(at).is_some_and(|other| other.era == self.era) {
+            while self
+                .slots
+                .get(at)
+                .is_some_and(|other| other.era == self.era)
+            {
                 at = (at + 1) & mask;
             }
             if let Some(free) = self.slots.get_mut(at) {
@@ -88,7 +102,11 @@ pub(crate) struct Grams {
 
 impl Grams {
     pub fn new() -> Self {
-        Self { table: Table::new(), counts: Vec::new(), best: Vec::new() }
+        Self {
+            table: Table::new(),
+            counts: Vec::new(),
+            best: Vec::new(),
+        }
     }
 
     /// Starts the next order.
@@ -101,7 +119,9 @@ impl Grams {
     pub fn extend(&mut self, grams: &mut Vec<u32>, last: &[u32]) {
         grams.truncate(last.len());
         for (gram, token) in grams.iter_mut().zip(last) {
-            *gram = self.table.number(u64::from(*gram) << 32 | u64::from(*token));
+            *gram = self
+                .table
+                .number(u64::from(*gram) << 32 | u64::from(*token));
         }
     }
 
@@ -114,7 +134,10 @@ impl Grams {
             self.counts.clear();
             self.counts.resize(self.table.length(), 0);
             for gram in *reference {
-                if let (Some(count), Some(best)) = (self.counts.get_mut(*gram as usize), self.best.get_mut(*gram as usize)) {
+                if let (Some(count), Some(best)) = (
+                    self.counts.get_mut(*gram as usize),
+                    self.best.get_mut(*gram as usize),
+                ) {
                     *count += 1;
                     *best = (*best).max(*count);
                 }
@@ -159,7 +182,8 @@ impl std::hash::Hasher for Fx {
             for (to, from) in word.iter_mut().zip(chunk) {
                 *to = *from;
             }
-            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x517c_c1b7_2722_0a95);
+            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word))
+                .wrapping_mul(0x517c_c1b7_2722_0a95);
         }
     }
 }

@@ -22,7 +22,10 @@ const POOL: [(&str, &str); 16] = [
 
 /// Replaces `word` (lower-case ASCII letters and digits) by its stem.
 pub(crate) fn stem(word: &mut Vec<u8>) {
-    if let Some((_, stem)) = POOL.iter().find(|(form, _)| form.as_bytes() == word.as_slice()) {
+    if let Some((_, stem)) = POOL
+        .iter()
+        .find(|(form, _)| form.as_bytes() == word.as_slice())
+    {
         word.clear();
         word.extend_from_slice(stem.as_bytes());
         return;
@@ -49,7 +52,11 @@ pub(crate) fn stem(word: &mut Vec<u8>) {
             replace(word, 1, b"");
         }
     }
-    if word.ends_with(b"ll") && word.get(..word.len() - 1).is_some_and(|rest| measure(rest) > 1) {
+    if word.ends_with(b"ll")
+        && word
+            .get(..word.len() - 1)
+            .is_some_and(|rest| measure(rest) > 1)
+    {
         replace(word, 1, b"");
     }
 }
@@ -95,7 +102,9 @@ fn ends_short(word: &[u8]) -> bool {
     }
     match word {
         [_, _] => !last[1] && last[2],
-        [.., end] if word.len() >= 3 => last == [true, false, true] && !matches!(end, b'w' | b'x' | b'y'),
+        [.., end] if word.len() >= 3 => {
+            last == [true, false, true] && !matches!(end, b'w' | b'x' | b'y')
+        }
         _ => false,
     }
 }
@@ -124,9 +133,11 @@ fn past(word: &mut Vec<u8>) {
         return;
     }
     let has_vowel = |stem: &[u8]| !consonants(stem).all(|consonant| consonant);
-    let cut = [b"ed".as_slice(), b"ing"]
-        .into_iter()
-        .find_map(|suffix| word.strip_suffix(suffix).filter(|stem| has_vowel(stem)).map(|_| suffix.len()));
+    let cut = [b"ed".as_slice(), b"ing"].into_iter().find_map(|suffix| {
+        word.strip_suffix(suffix)
+            .filter(|stem| has_vowel(stem))
+            .map(|_| suffix.len())
+    });
     let Some(cut) = cut else { return };
     replace(word, cut, b"");
     if word.ends_with(b"at") || word.ends_with(b"bl") || word.ends_with(b"iz") {
@@ -188,7 +199,10 @@ const STEP_2: [Rule; 22] = [
 
 fn derivation(word: &mut Vec<u8>) {
     // NLTK: "alli" becomes "al", which may again end in a suffix of this step.
-    while word.strip_suffix(b"alli").is_some_and(|stem| measure(stem) > 0) {
+    while word
+        .strip_suffix(b"alli")
+        .is_some_and(|stem| measure(stem) > 0)
+    {
         replace(word, 2, b"");
     }
     first_match(word, &STEP_2, |stem, suffix| {
@@ -246,11 +260,16 @@ mod tests {
 
     #[test]
     fn stems_equal_nltks_on_the_table() {
-        let file = std::fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers.jsonl.gz")).unwrap();
+        let file =
+            std::fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers.jsonl.gz"))
+                .unwrap();
         let mut seen = 0;
         for line in BufReader::new(flate2::read::GzDecoder::new(file)).lines() {
             let case: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
-            let (Some(words), Some(stems)) = (case["words"].as_array(), case["stems"].as_array()) else { continue };
+            let (Some(words), Some(stems)) = (case["words"].as_array(), case["stems"].as_array())
+            else {
+                continue;
+            };
             for (word, stem) in words.iter().zip(stems) {
                 let (word, stem) = (word.as_str().unwrap(), stem.as_str().unwrap());
                 if word.len() > 3 {
@@ -265,10 +284,24 @@ mod tests {
     #[test]
     fn porters_and_nltks_examples() {
         for (word, stem) in [
-            ("caresses", "caress"), ("ponies", "poni"), ("ties", "tie"), ("agreed", "agre"), ("hopping", "hop"),
-            ("falling", "fall"), ("filing", "file"), ("happy", "happi"), ("enjoy", "enjoy"), ("skies", "sky"),
-            ("relational", "relat"), ("vietnamization", "vietnam"), ("generalli", "gener"), ("apologi", "apolog"),
-            ("adoption", "adopt"), ("controll", "control"), ("probate", "probat"), ("dying", "die"),
+            ("caresses", "caress"),
+            ("ponies", "poni"),
+            ("ties", "tie"),
+            ("agreed", "agre"),
+            ("hopping", "hop"),
+            ("falling", "fall"),
+            ("filing", "file"),
+            ("happy", "happi"),
+            ("enjoy", "enjoy"),
+            ("skies", "sky"),
+            ("relational", "relat"),
+            ("vietnamization", "vietnam"),
+            ("generalli", "gener"),
+            ("apologi", "apolog"),
+            ("adoption", "adopt"),
+            ("controll", "control"),
+            ("probate", "probat"),
+            ("dying", "die"),
         ] {
             assert_eq!(stemmed(word), stem, "{word}");
         }

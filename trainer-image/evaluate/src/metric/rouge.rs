@@ -21,8 +21,16 @@ impl Score {
     fn new(hits: u64, prediction: usize, reference: usize) -> Self {
         let precision = hits as f64 / prediction.max(1) as f64;
         let recall = hits as f64 / reference.max(1) as f64;
-        let f = if precision + recall > 0.0 { 2.0 * precision * recall / (precision + recall) } else { 0.0 };
-        Self { precision, recall, f }
+        let f = if precision + recall > 0.0 {
+            2.0 * precision * recall / (precision + recall)
+        } else {
+            0.0
+        };
+        Self {
+            precision,
+            recall,
+            f,
+        }
     }
 }
 
@@ -96,14 +104,21 @@ impl Rouge {
         let target = self.tokens(reference);
         let candidate = self.tokens(prediction);
         let lines = |scorer: &mut Self, text: &str| -> Vec<Vec<u32>> {
-            text.split('\n').filter(|line| !line.is_empty()).map(|line| scorer.tokens(line)).collect()
+            text.split('\n')
+                .filter(|line| !line.is_empty())
+                .map(|line| scorer.tokens(line))
+                .collect()
         };
         let target_lines = lines(self, reference);
         let candidate_lines = lines(self, prediction);
         Scores {
             rouge1: self.overlap(&target, &candidate, 1),
             rouge2: self.overlap(&target, &candidate, 2),
-            rouge_l: Score::new(self.common(&target, &candidate), candidate.len(), target.len()),
+            rouge_l: Score::new(
+                self.common(&target, &candidate),
+                candidate.len(),
+                target.len(),
+            ),
             rouge_lsum: self.summary(&target_lines, &candidate_lines),
         }
     }
@@ -153,10 +168,16 @@ impl Rouge {
         let (mut ours, mut theirs) = (vec![0; candidate.len()], vec![0; target.len()]);
         for skip in 0..order {
             self.grams.clear();
-            self.grams.extend(&mut ours, candidate.get(skip..).unwrap_or_default());
-            self.grams.extend(&mut theirs, target.get(skip..).unwrap_or_default());
+            self.grams
+                .extend(&mut ours, candidate.get(skip..).unwrap_or_default());
+            self.grams
+                .extend(&mut theirs, target.get(skip..).unwrap_or_default());
         }
-        Score::new(self.grams.matches(&ours, &[&theirs]), ours.len(), theirs.len())
+        Score::new(
+            self.grams.matches(&ours, &[&theirs]),
+            ours.len(),
+            theirs.len(),
+        )
     }
 
     /// Fills the table of lengths, `target.len() + 1` rows by `candidate.len() + 1` columns, and returns the last.
@@ -168,12 +189,21 @@ impl Rouge {
         for token in target {
             let (above, below) = rest.split_at_mut(width);
             let mut left = 0;
-            for ((cell, other), pair) in below.iter_mut().skip(1).zip(candidate).zip(above.windows(2)) {
+            for ((cell, other), pair) in below
+                .iter_mut()
+                .skip(1)
+                .zip(candidate)
+                .zip(above.windows(2))
+            {
                 let (diagonal, up) = match pair {
                     [diagonal, up] => (*diagonal, *up),
                     _ => (0, 0),
                 };
-                left = if token == other { diagonal + 1 } else { up.max(left) };
+                left = if token == other {
+                    diagonal + 1
+                } else {
+                    up.max(left)
+                };
                 *cell = left;
             }
             rest = below;
@@ -190,7 +220,9 @@ impl Rouge {
         let width = candidate.len() + 1;
         let (mut i, mut j) = (target.len(), candidate.len());
         while i > 0 && j > 0 {
-            let at = |row: usize, column: usize| self.table.get(row * width + column).copied().unwrap_or(0);
+            let at = |row: usize, column: usize| {
+                self.table.get(row * width + column).copied().unwrap_or(0)
+            };
             if target.get(i - 1) == candidate.get(j - 1) {
                 if let Some(mark) = union.get_mut(i - 1) {
                     *mark = true;

@@ -4,6 +4,7 @@
 use bessemer_protocol::task::{GenerationMetric, GenerationSuite};
 use serde::Serialize;
 
+use crate::Error;
 use crate::metric::bleu::{self, Bleu};
 use crate::metric::chrf::{self, Chrf};
 use crate::metric::rouge::{Rouge, Scores};
@@ -11,7 +12,6 @@ use crate::record::Prompt;
 use crate::sampler::Sampler;
 use crate::subject::Subject;
 use crate::table::Metric;
-use crate::Error;
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -40,10 +40,17 @@ pub(crate) fn answer(
     first: usize,
     seed: u64,
 ) -> Result<Vec<Sample>, Error> {
-    let messages: Vec<_> = prompts.iter().map(|prompt| prompt.messages.as_slice()).collect();
-    let seeds: Vec<u64> =
-        (0..prompts.len() as u64).map(|offset| seed ^ (first as u64 + offset + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
-    let sampler = Sampler { temperature: suite.temperature, top_p: suite.top_p };
+    let messages: Vec<_> = prompts
+        .iter()
+        .map(|prompt| prompt.messages.as_slice())
+        .collect();
+    let seeds: Vec<u64> = (0..prompts.len() as u64)
+        .map(|offset| seed ^ (first as u64 + offset + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+        .collect();
+    let sampler = Sampler {
+        temperature: suite.temperature,
+        top_p: suite.top_p,
+    };
     let answers = subject.generate(&messages, &seeds, suite.max_tokens as usize, sampler)?;
     Ok(answers
         .into_iter()
@@ -76,35 +83,57 @@ pub(crate) fn metrics(suite: &GenerationSuite, samples: &mut [Sample]) -> Vec<Me
 }
 
 fn bleu(samples: &mut [Sample]) -> Metric<'static> {
-    let (corpus, sentence) = (Bleu::default(), Bleu { effective_order: true, ..Bleu::default() });
-    let counts = corpus.statistics(samples.iter().map(|sample| (sample.answer.as_str(), sample.references.as_slice())));
+    let (corpus, sentence) = (
+        Bleu::default(),
+        Bleu {
+            effective_order: true,
+            ..Bleu::default()
+        },
+    );
+    let counts = corpus.statistics(
+        samples
+            .iter()
+            .map(|sample| (sample.answer.as_str(), sample.references.as_slice())),
+    );
     for (sample, counts) in samples.iter_mut().zip(&counts) {
         sample.bleu = Some(sentence.score(counts));
     }
     Metric::new("bleu", true, move |chosen| {
         let mut sum = bleu::Statistics::default();
-        chosen.iter().filter_map(|index| counts.get(*index)).for_each(|one| sum += one);
+        chosen
+            .iter()
+            .filter_map(|index| counts.get(*index))
+            .for_each(|one| sum += one);
         corpus.score(&sum)
     })
 }
 
 fn chrf(samples: &mut [Sample]) -> Metric<'static> {
     let chrf = Chrf::default();
-    let counts = chrf.statistics(samples.iter().map(|sample| (sample.answer.as_str(), sample.references.as_slice())));
+    let counts = chrf.statistics(
+        samples
+            .iter()
+            .map(|sample| (sample.answer.as_str(), sample.references.as_slice())),
+    );
     for (sample, counts) in samples.iter_mut().zip(&counts) {
         sample.chrf = Some(chrf.score(counts));
     }
     Metric::new("chrf", true, move |chosen| {
         let mut sum = chrf::Statistics::default();
-        chosen.iter().filter_map(|index| counts.get(*index)).for_each(|one| sum += one);
+        chosen
+            .iter()
+            .filter_map(|index| counts.get(*index))
+            .for_each(|one| sum += one);
         chrf.score(&sum)
     })
 }
 
 fn rouge(samples: &mut [Sample]) -> Vec<Metric<'static>> {
     let mut rouge = Rouge::new(true);
-    let scores: Vec<Scores> =
-        samples.iter().map(|sample| rouge.score_best(&sample.references, &sample.answer)).collect();
+    let scores: Vec<Scores> = samples
+        .iter()
+        .map(|sample| rouge.score_best(&sample.references, &sample.answer))
+        .collect();
     for (sample, scores) in samples.iter_mut().zip(&scores) {
         sample.rouge_l = Some(scores.rouge_l.f);
     }
@@ -120,7 +149,11 @@ fn rouge(samples: &mut [Sample]) -> Vec<Metric<'static>> {
         .map(|(name, kind)| {
             let values: Vec<f64> = scores.iter().map(kind).collect();
             Metric::new(name, true, move |chosen| {
-                chosen.iter().filter_map(|index| values.get(*index)).sum::<f64>() / chosen.len() as f64
+                chosen
+                    .iter()
+                    .filter_map(|index| values.get(*index))
+                    .sum::<f64>()
+                    / chosen.len() as f64
             })
         })
         .collect()

@@ -4,11 +4,11 @@
 use bessemer_protocol::task::Aggregation;
 use serde::Serialize;
 
+use crate::Error;
 use crate::record::{Document, Prompt};
 use crate::subject::{Likelihood, Subject};
 use crate::table::Metric;
 use crate::text::is_space;
-use crate::Error;
 
 /// What is scored.
 pub(crate) enum Samples {
@@ -59,7 +59,12 @@ fn words(text: &str) -> u64 {
 }
 
 /// Scores sample `index`.
-pub(crate) fn score(subject: &Subject, suite: &str, samples: &Samples, index: usize) -> Result<Sample, Error> {
+pub(crate) fn score(
+    subject: &Subject,
+    suite: &str,
+    samples: &Samples,
+    index: usize,
+) -> Result<Sample, Error> {
     let (found, text): (Likelihood, &str) = match samples {
         Samples::Documents(all) => {
             let text = all.get(index).map_or("", |document| document.text.as_str());
@@ -73,8 +78,16 @@ pub(crate) fn score(subject: &Subject, suite: &str, samples: &Samples, index: us
             None => (Likelihood::default(), ""),
         },
     };
-    if let Some(value) = found.tokens.iter().find(|value| !(value.is_finite() && **value <= 0.0)) {
-        return Err(Error::NoProbability { suite: suite.to_owned(), sample: index, value: *value });
+    if let Some(value) = found
+        .tokens
+        .iter()
+        .find(|value| !(value.is_finite() && **value <= 0.0))
+    {
+        return Err(Error::NoProbability {
+            suite: suite.to_owned(),
+            sample: index,
+            value: *value,
+        });
     }
     Ok(Sample {
         index,
@@ -96,10 +109,18 @@ pub(crate) fn metrics(samples: &[Sample]) -> Vec<Metric<'_>> {
         -likelihood / units as f64
     };
     vec![
-        Metric::new("wordPerplexity", false, move |chosen| per(chosen, |sample| sample.words).exp()),
-        Metric::new("bytePerplexity", false, move |chosen| per(chosen, |sample| sample.bytes).exp()),
-        Metric::new("bitsPerByte", false, move |chosen| per(chosen, |sample| sample.bytes) / std::f64::consts::LN_2),
-        Metric::new("loss", false, move |chosen| per(chosen, |sample| sample.tokens)),
+        Metric::new("wordPerplexity", false, move |chosen| {
+            per(chosen, |sample| sample.words).exp()
+        }),
+        Metric::new("bytePerplexity", false, move |chosen| {
+            per(chosen, |sample| sample.bytes).exp()
+        }),
+        Metric::new("bitsPerByte", false, move |chosen| {
+            per(chosen, |sample| sample.bytes) / std::f64::consts::LN_2
+        }),
+        Metric::new("loss", false, move |chosen| {
+            per(chosen, |sample| sample.tokens)
+        }),
     ]
 }
 
@@ -109,14 +130,26 @@ mod tests {
 
     #[test]
     fn words_are_counted_as_re_split_does() {
-        for (text, count) in [("", 1), ("a b", 2), (" a \n b ", 4), ("a\u{1c}b", 2), (" ", 2)] {
+        for (text, count) in [
+            ("", 1),
+            ("a b", 2),
+            (" a \n b ", 4),
+            ("a\u{1c}b", 2),
+            (" ", 2),
+        ] {
             assert_eq!(words(text), count, "{text:?}");
         }
     }
 
     #[test]
     fn corpus_weighted_not_a_mean_over_documents() {
-        let one = |index, log_likelihood, tokens, words, bytes| Sample { index, log_likelihood, tokens, words, bytes };
+        let one = |index, log_likelihood, tokens, words, bytes| Sample {
+            index,
+            log_likelihood,
+            tokens,
+            words,
+            bytes,
+        };
         let samples = [one(0, -10.0, 4, 2, 20), one(1, -2.0, 2, 4, 4)];
         let metrics = metrics(&samples);
         let value = |at: usize| (metrics[at].value)(&[0, 1]);
@@ -124,8 +157,9 @@ mod tests {
         assert!((value(1) - (0.5f64).exp()).abs() < 1e-12);
         assert!((value(2) - 0.5 / std::f64::consts::LN_2).abs() < 1e-12);
         assert!((value(3) - 2.0).abs() < 1e-12);
-        assert_eq!(metrics.iter().map(|metric| metric.name).collect::<Vec<_>>(), [
-            "wordPerplexity", "bytePerplexity", "bitsPerByte", "loss"
-        ]);
+        assert_eq!(
+            metrics.iter().map(|metric| metric.name).collect::<Vec<_>>(),
+            ["wordPerplexity", "bytePerplexity", "bitsPerByte", "loss"]
+        );
     }
 }

@@ -83,28 +83,64 @@ fn usage(prompt: usize, completion: usize) -> Value {
 ///
 /// # Errors
 /// 400 when a prompt does not fit, 429 when the queue is full, 500 when the model fails.
-pub async fn answer<S: Shape>(served: &Arc<Served>, job: Job<S>, arrived: Instant, token: TaskTrackerToken) -> Result<Response, Fault> {
+pub async fn answer<S: Shape>(
+    served: &Arc<Served>,
+    job: Job<S>,
+    arrived: Instant,
+    token: TaskTrackerToken,
+) -> Result<Response, Fault> {
     let envelope = Envelope {
-        id: format!("{}-{:016x}{:016x}", S::PREFIX, rand::random::<u64>(), rand::random::<u64>()),
-        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        id: format!(
+            "{}-{:016x}{:016x}",
+            S::PREFIX,
+            rand::random::<u64>(),
+            rand::random::<u64>()
+        ),
+        created: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
         model: served.model.clone(),
     };
     let prompt_tokens = job.prompts.iter().map(|prompt| prompt.tokens.len()).sum();
     let (stream, stream_usage) = (job.settings.stream, job.settings.stream_usage);
     let (choices, shape) = submit(served, job, arrived)?;
     if stream {
-        let events = events(served.clone(), choices, shape, envelope, stream_usage.then_some(prompt_tokens), token);
-        let headers = [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
+        let events = events(
+            served.clone(),
+            choices,
+            shape,
+            envelope,
+            stream_usage.then_some(prompt_tokens),
+            token,
+        );
+        let headers = [
+            (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+            (header::CACHE_CONTROL, "no-cache"),
+        ];
         return Ok((headers, Body::from_stream(events)).into_response());
     }
-    let whole = futures::future::try_join_all(choices.into_iter().map(|choice| collect(choice, served))).await?;
+    let whole =
+        futures::future::try_join_all(choices.into_iter().map(|choice| collect(choice, served)))
+            .await?;
     let completion_tokens = whole.iter().map(|(_, generated)| generated).sum();
-    let choices = whole.into_iter().map(|(delta, _)| shape.whole(served, delta)).collect();
+    let choices = whole
+        .into_iter()
+        .map(|(delta, _)| shape.whole(served, delta))
+        .collect();
     drop(token);
-    Ok(axum::Json(envelope.wrap(S::WHOLE, choices, Some(usage(prompt_tokens, completion_tokens)))).into_response())
+    Ok(axum::Json(envelope.wrap(
+        S::WHOLE,
+        choices,
+        Some(usage(prompt_tokens, completion_tokens)),
+    ))
+    .into_response())
 }
 
-fn submit<S>(served: &Arc<Served>, job: Job<S>, arrived: Instant) -> Result<(Vec<Choice>, S), Fault> {
+fn submit<S>(
+    served: &Arc<Served>,
+    job: Job<S>,
+    arrived: Instant,
+) -> Result<(Vec<Choice>, S), Fault> {
     let seed = job.settings.seed.unwrap_or_else(rand::random);
     let (mut choices, mut requests) = (Vec::new(), Vec::new());
     for prompt in job.prompts {
@@ -113,7 +149,10 @@ fn submit<S>(served: &Arc<Served>, job: Job<S>, arrived: Instant) -> Result<(Vec
         // request does not: a prompt's answer does not depend on its companions.
         for number in 0..job.settings.choices {
             let (sender, receiver) = unbounded_channel::<Event>();
-            let echo = prompt.echo.clone().map(|text| (text, prompt.tokens.clone()));
+            let echo = prompt
+                .echo
+                .clone()
+                .map(|text| (text, prompt.tokens.clone()));
             requests.push(Request {
                 prompt: prompt.tokens.clone(),
                 max_tokens,
@@ -125,7 +164,13 @@ fn submit<S>(served: &Arc<Served>, job: Job<S>, arrived: Instant) -> Result<(Vec
                 arrived,
                 events: sender,
             });
-            choices.push(Choice::new(choices.len(), served.vocabulary.clone(), receiver, job.settings.stops.clone(), echo));
+            choices.push(Choice::new(
+                choices.len(),
+                served.vocabulary.clone(),
+                receiver,
+                job.settings.stops.clone(),
+                echo,
+            ));
         }
     }
     served.engine.submit(requests).map_err(|error| match error {
@@ -140,19 +185,34 @@ fn submit<S>(served: &Arc<Served>, job: Job<S>, arrived: Instant) -> Result<(Vec
 
 /// How many tokens may be generated after `prompt`. The last one is not fed back, so it needs no
 /// position.
-fn length(served: &Served, prompt: &Prompt, wanted: Option<usize>, default: Option<usize>) -> Result<usize, Fault> {
+fn length(
+    served: &Served,
+    prompt: &Prompt,
+    wanted: Option<usize>,
+    default: Option<usize>,
+) -> Result<usize, Fault> {
     let tokens = prompt.tokens.len();
     let context = served.context;
     if tokens == 0 {
-        return Err(Fault::invalid("prompt", "A prompt has no tokens. Send some text."));
+        return Err(Fault::invalid(
+            "prompt",
+            "A prompt has no tokens. Send some text.",
+        ));
     }
     let Some(room) = (context + 1).checked_sub(tokens).filter(|room| *room > 0) else {
-        return Err(Fault::invalid("prompt", format!("A prompt has {tokens} tokens, but the model's context has {context}. Shorten it.")));
+        return Err(Fault::invalid(
+            "prompt",
+            format!(
+                "A prompt has {tokens} tokens, but the model's context has {context}. Shorten it."
+            ),
+        ));
     };
     match wanted {
         Some(wanted) if wanted > room => Err(Fault::invalid(
             "max_tokens",
-            format!("A prompt of {tokens} tokens and max_tokens of {wanted} exceed the model's context of {context}. Reduce either."),
+            format!(
+                "A prompt of {tokens} tokens and max_tokens of {wanted} exceed the model's context of {context}. Reduce either."
+            ),
         )),
         Some(wanted) => Ok(wanted),
         None => Ok(default.map_or(room, |default| default.min(room))),
@@ -160,17 +220,27 @@ fn length(served: &Served, prompt: &Prompt, wanted: Option<usize>, default: Opti
 }
 
 fn stopped() -> Fault {
-    Fault::internal("EngineStopped", "The engine has stopped; the server restarts. Try again.")
+    Fault::internal(
+        "EngineStopped",
+        "The engine has stopped; the server restarts. Try again.",
+    )
 }
 
 fn failed(failure: Option<crate::engine::Failure>) -> Fault {
-    failure.map_or_else(stopped, |failure| Fault::internal("ModelFailed", format!("The answer cannot be completed: {failure}.")))
+    failure.map_or_else(stopped, |failure| {
+        Fault::internal(
+            "ModelFailed",
+            format!("The answer cannot be completed: {failure}."),
+        )
+    })
 }
 
 async fn collect(mut choice: Choice, served: &Served) -> Result<(Delta, usize), Fault> {
     let mut whole = Delta::default();
     while let Some(delta) = choice.next().await {
-        let delta = delta.map_err(failed).inspect_err(|fault| served.metrics.failed(fault.category))?;
+        let delta = delta
+            .map_err(failed)
+            .inspect_err(|fault| served.metrics.failed(fault.category))?;
         whole.index = delta.index;
         whole.text.push_str(&delta.text);
         whole.scores.extend(delta.scores);
@@ -189,7 +259,9 @@ fn events<S: Shape>(
     stream_usage: Option<usize>,
     token: TaskTrackerToken,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    let mut opening: Vec<Option<Value>> = (0..choices.len()).map(|index| shape.opening(index)).collect();
+    let mut opening: Vec<Option<Value>> = (0..choices.len())
+        .map(|index| shape.opening(index))
+        .collect();
     let generated = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let each = choices.into_iter().map(|choice| {
         let generated = generated.clone();
@@ -213,7 +285,9 @@ fn events<S: Shape>(
             // the first token's to whoever measures it.
             let opening = opening.get_mut(delta.index).and_then(Option::take);
             let choices = opening.into_iter().chain([shape.event(&served, delta)]);
-            choices.flat_map(|choice| event(&envelope.wrap(S::EVENT, vec![choice], None))).collect()
+            choices
+                .flat_map(|choice| event(&envelope.wrap(S::EVENT, vec![choice], None)))
+                .collect()
         }
         Err(failure) => {
             let fault = failed(failure);
@@ -225,7 +299,11 @@ fn events<S: Shape>(
         let mut text = Vec::new();
         if let Some(prompt) = stream_usage {
             let completion = generated.load(std::sync::atomic::Ordering::Acquire);
-            text.extend(event(&last_envelope.wrap(S::EVENT, Vec::new(), Some(usage(prompt, completion)))));
+            text.extend(event(&last_envelope.wrap(
+                S::EVENT,
+                Vec::new(),
+                Some(usage(prompt, completion)),
+            )));
         }
         text.extend_from_slice(b"data: [DONE]\n\n");
         drop(token);

@@ -52,24 +52,47 @@ impl Content {
 pub fn read(served: &Served, mut fields: Fields) -> Result<Job<Chat>, Fault> {
     let messages: Vec<Incoming> = fields.take("messages")?.unwrap_or_default();
     if messages.is_empty() {
-        return Err(Fault::invalid("messages", "messages is missing or empty. Send at least one."));
+        return Err(Fault::invalid(
+            "messages",
+            "messages is missing or empty. Send at least one.",
+        ));
     }
     let settings = Settings::take(&mut fields, &["max_completion_tokens", "max_tokens"], 1)?;
     let wanted = fields.take("logprobs")?.unwrap_or(false);
     let top = fields.integer("top_logprobs", 0, TOP)?;
     if top.is_some() && !wanted {
-        return Err(Fault::invalid("top_logprobs", "top_logprobs needs logprobs: true."));
+        return Err(Fault::invalid(
+            "top_logprobs",
+            "top_logprobs needs logprobs: true.",
+        ));
     }
     fields.finish()?;
     let Some(template) = &served.template else {
-        return Err(Fault::invalid("messages", "This model has no chat template. Use /v1/completions."));
+        return Err(Fault::invalid(
+            "messages",
+            "This model has no chat template. Use /v1/completions.",
+        ));
     };
-    let messages: Vec<Message> = messages.into_iter().map(|message| Message::new(message.role, message.content.text())).collect();
-    let text = template.render(&messages, true).map_err(|error| Fault::invalid("messages", error.to_string()))?;
+    let messages: Vec<Message> = messages
+        .into_iter()
+        .map(|message| Message::new(message.role, message.content.text()))
+        .collect();
+    let text = template
+        .render(&messages, true)
+        .map_err(|error| Fault::invalid("messages", error.to_string()))?;
     // The template has written every special token itself.
-    let tokens = served.vocabulary.encode(&text, false).map_err(|error| Fault::invalid("messages", error.to_string()))?;
+    let tokens = served
+        .vocabulary
+        .encode(&text, false)
+        .map_err(|error| Fault::invalid("messages", error.to_string()))?;
     let scores = wanted.then(|| top.and_then(|top| usize::try_from(top).ok()).unwrap_or(0));
-    Ok(Job { prompts: vec![Prompt { tokens, echo: None }], settings, default_length: None, scores, shape: Chat { scored: wanted } })
+    Ok(Job {
+        prompts: vec![Prompt { tokens, echo: None }],
+        settings,
+        default_length: None,
+        scores,
+        shape: Chat { scored: wanted },
+    })
 }
 
 impl Chat {
@@ -81,14 +104,21 @@ impl Chat {
             let bytes = served.vocabulary.name_bytes(token);
             json!({"token": served.vocabulary.name(token), "logprob": logprob, "bytes": bytes})
         };
-        let content = scores.iter().filter_map(|scored| scored.score.as_ref()).map(|score| {
-            let mut value = entry(score.token, score.logprob);
-            let top: Vec<Value> = score.top.iter().map(|(token, logprob)| entry(*token, *logprob)).collect();
-            if let Some(fields) = value.as_object_mut() {
-                fields.insert("top_logprobs".to_owned(), json!(top));
-            }
-            value
-        });
+        let content = scores
+            .iter()
+            .filter_map(|scored| scored.score.as_ref())
+            .map(|score| {
+                let mut value = entry(score.token, score.logprob);
+                let top: Vec<Value> = score
+                    .top
+                    .iter()
+                    .map(|(token, logprob)| entry(*token, *logprob))
+                    .collect();
+                if let Some(fields) = value.as_object_mut() {
+                    fields.insert("top_logprobs".to_owned(), json!(top));
+                }
+                value
+            });
         json!({"content": content.collect::<Vec<_>>(), "refusal": null})
     }
 }
@@ -108,7 +138,11 @@ impl Shape for Chat {
     }
 
     fn event(&self, served: &Served, delta: Delta) -> Value {
-        let content = if delta.text.is_empty() { json!({}) } else { json!({"content": delta.text}) };
+        let content = if delta.text.is_empty() {
+            json!({})
+        } else {
+            json!({"content": delta.text})
+        };
         json!({
             "index": delta.index,
             "delta": content,
@@ -118,6 +152,8 @@ impl Shape for Chat {
     }
 
     fn opening(&self, index: usize) -> Option<Value> {
-        Some(json!({"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": null, "finish_reason": null}))
+        Some(
+            json!({"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": null, "finish_reason": null}),
+        )
     }
 }

@@ -70,7 +70,18 @@ impl Choice {
     ) -> Self {
         let echoed = echo.as_ref().map_or(0, |(text, _)| text.chars().count());
         let assembler = Assembler::new(stops);
-        Self { index, vocabulary, events, assembler, echo, echoed, held: VecDeque::new(), sent: 0, generated: 0, finished: false }
+        Self {
+            index,
+            vocabulary,
+            events,
+            assembler,
+            echo,
+            echoed,
+            held: VecDeque::new(),
+            sent: 0,
+            generated: 0,
+            finished: false,
+        }
     }
 
     /// Tokens generated so far.
@@ -104,7 +115,10 @@ impl Choice {
     }
 
     fn feed(&mut self, event: Event) -> Result<Delta, Option<Failure>> {
-        let mut delta = Delta { index: self.index, ..Delta::default() };
+        let mut delta = Delta {
+            index: self.index,
+            ..Delta::default()
+        };
         match event {
             Event::Prompt(scores) => self.tell_echo(&mut delta, scores),
             Event::Token { token, score } => {
@@ -112,7 +126,11 @@ impl Choice {
                 self.generated += 1;
                 let offset = self.assembler.decoded();
                 if score.is_some() {
-                    self.held.push_back(Scored { token, score, offset });
+                    self.held.push_back(Scored {
+                        token,
+                        score,
+                        offset,
+                    });
                 }
                 let vocabulary = self.vocabulary.clone();
                 let text = self.assembler.push(vocabulary.bytes(token));
@@ -128,7 +146,11 @@ impl Choice {
                 if !self.assembler.stopped() {
                     self.take_scores(&mut delta, usize::MAX);
                 }
-                let finish = if self.assembler.stopped() { Finish::Stop } else { finish };
+                let finish = if self.assembler.stopped() {
+                    Finish::Stop
+                } else {
+                    finish
+                };
                 self.finish(&mut delta, finish);
             }
             Event::Failed(failure) => return Err(Some(failure)),
@@ -152,19 +174,28 @@ impl Choice {
 
     fn take_scores(&mut self, delta: &mut Delta, before: usize) {
         while let Some(scored) = self.held.pop_front_if(|scored| scored.offset < before) {
-            delta.scores.push(Scored { offset: scored.offset + self.echoed, ..scored });
+            delta.scores.push(Scored {
+                offset: scored.offset + self.echoed,
+                ..scored
+            });
         }
     }
 
     fn tell_echo(&mut self, delta: &mut Delta, scores: Vec<Option<Score>>) {
-        let Some((text, tokens)) = self.echo.take() else { return };
+        let Some((text, tokens)) = self.echo.take() else {
+            return;
+        };
         delta.text.push_str(&text);
         let mut place = Assembler::new(Vec::new());
         let mut ids = tokens.iter();
         for score in scores {
             let Some(token) = ids.next() else { return };
             // A prompt's text shows special tokens by name where it was given as text.
-            delta.scores.push(Scored { token: *token, score, offset: place.decoded() });
+            delta.scores.push(Scored {
+                token: *token,
+                score,
+                offset: place.decoded(),
+            });
             place.push(self.vocabulary.bytes(*token));
         }
     }

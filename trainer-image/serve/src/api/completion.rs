@@ -41,32 +41,70 @@ pub fn read(served: &Served, mut fields: Fields) -> Result<Job<Completion>, Faul
     })?;
     let echo = fields.take("echo")?.unwrap_or(false);
     let settings = Settings::take(&mut fields, &["max_tokens"], i64::from(!echo))?;
-    let scores = fields.integer("logprobs", 0, TOP)?.and_then(|top| usize::try_from(top).ok());
+    let scores = fields
+        .integer("logprobs", 0, TOP)?
+        .and_then(|top| usize::try_from(top).ok());
     fields.finish()?;
     let prompts = match prompts.ok_or_else(|| Fault::invalid("prompt", "prompt is missing."))? {
         Prompts::Text(text) => vec![from_text(served, text, echo)?],
-        Prompts::Texts(texts) => texts.into_iter().map(|text| from_text(served, text, echo)).collect::<Result<_, _>>()?,
+        Prompts::Texts(texts) => texts
+            .into_iter()
+            .map(|text| from_text(served, text, echo))
+            .collect::<Result<_, _>>()?,
         Prompts::Tokens(tokens) => vec![from_tokens(served, tokens, echo)?],
-        Prompts::TokenLists(lists) => lists.into_iter().map(|tokens| from_tokens(served, tokens, echo)).collect::<Result<_, _>>()?,
+        Prompts::TokenLists(lists) => lists
+            .into_iter()
+            .map(|tokens| from_tokens(served, tokens, echo))
+            .collect::<Result<_, _>>()?,
     };
     if prompts.is_empty() || prompts.len() > PROMPTS {
-        return Err(Fault::invalid("prompt", format!("prompt holds {} prompts; 1 to {PROMPTS} are possible.", prompts.len())));
+        return Err(Fault::invalid(
+            "prompt",
+            format!(
+                "prompt holds {} prompts; 1 to {PROMPTS} are possible.",
+                prompts.len()
+            ),
+        ));
     }
-    Ok(Job { prompts, settings, default_length: Some(DEFAULT_LENGTH), scores, shape: Completion { scored: scores.is_some() } })
+    Ok(Job {
+        prompts,
+        settings,
+        default_length: Some(DEFAULT_LENGTH),
+        scores,
+        shape: Completion {
+            scored: scores.is_some(),
+        },
+    })
 }
 
 fn from_text(served: &Served, text: String, echo: bool) -> Result<Prompt, Fault> {
-    let tokens = served.vocabulary.encode(&text, true).map_err(|error| Fault::invalid("prompt", error.to_string()))?;
-    Ok(Prompt { tokens, echo: echo.then_some(text) })
+    let tokens = served
+        .vocabulary
+        .encode(&text, true)
+        .map_err(|error| Fault::invalid("prompt", error.to_string()))?;
+    Ok(Prompt {
+        tokens,
+        echo: echo.then_some(text),
+    })
 }
 
 fn from_tokens(served: &Served, tokens: Vec<u32>, echo: bool) -> Result<Prompt, Fault> {
-    if let Some(wrong) = tokens.iter().find(|token| **token as usize >= served.vocabulary_size) {
+    if let Some(wrong) = tokens
+        .iter()
+        .find(|token| **token as usize >= served.vocabulary_size)
+    {
         let size = served.vocabulary_size;
-        return Err(Fault::invalid("prompt", format!("Token id {wrong} is not in the model's vocabulary of {size}.")));
+        return Err(Fault::invalid(
+            "prompt",
+            format!("Token id {wrong} is not in the model's vocabulary of {size}."),
+        ));
     }
     let text = || {
-        let bytes: Vec<u8> = tokens.iter().flat_map(|token| served.vocabulary.bytes(*token)).copied().collect();
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| served.vocabulary.bytes(*token))
+            .copied()
+            .collect();
         String::from_utf8_lossy(&bytes).into_owned()
     };
     let echo = echo.then(text);

@@ -6,7 +6,15 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 /// Fields that change nothing about the answer.
-const HARMLESS: [&str; 7] = ["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"];
+const HARMLESS: [&str; 7] = [
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "parallel_tool_calls",
+];
 
 /// The fields of a request that were not taken yet.
 #[derive(Debug)]
@@ -21,7 +29,10 @@ impl Fields {
         match serde_json::from_slice(body) {
             Ok(Value::Object(fields)) => Ok(Self(fields)),
             Ok(_) => Err(Fault::invalid("", "The body must be a JSON object.")),
-            Err(error) => Err(Fault::invalid("", format!("The body is not JSON: {error}."))),
+            Err(error) => Err(Fault::invalid(
+                "",
+                format!("The body is not JSON: {error}."),
+            )),
         }
     }
 
@@ -32,9 +43,9 @@ impl Fields {
     pub fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Fault> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => serde_json::from_value(value)
-                .map(Some)
-                .map_err(|error| Fault::invalid(name, format!("{name} has the wrong type: {error}."))),
+            Some(value) => serde_json::from_value(value).map(Some).map_err(|error| {
+                Fault::invalid(name, format!("{name} has the wrong type: {error}."))
+            }),
         }
     }
 
@@ -43,9 +54,14 @@ impl Fields {
     /// # Errors
     /// 400 when it is no number or outside.
     pub fn number(&mut self, name: &str, low: f64, high: f64) -> Result<Option<f64>, Fault> {
-        let Some(value) = self.take::<f64>(name)? else { return Ok(None) };
+        let Some(value) = self.take::<f64>(name)? else {
+            return Ok(None);
+        };
         if !(low..=high).contains(&value) {
-            return Err(Fault::invalid(name, format!("{name} is {value}; it must be from {low} to {high}.")));
+            return Err(Fault::invalid(
+                name,
+                format!("{name} is {value}; it must be from {low} to {high}."),
+            ));
         }
         Ok(Some(value))
     }
@@ -55,9 +71,14 @@ impl Fields {
     /// # Errors
     /// 400 when it is no integer or outside.
     pub fn integer(&mut self, name: &str, low: i64, high: i64) -> Result<Option<i64>, Fault> {
-        let Some(value) = self.take::<i64>(name)? else { return Ok(None) };
+        let Some(value) = self.take::<i64>(name)? else {
+            return Ok(None);
+        };
         if !(low..=high).contains(&value) {
-            return Err(Fault::invalid(name, format!("{name} is {value}; it must be from {low} to {high}.")));
+            return Err(Fault::invalid(
+                name,
+                format!("{name} is {value}; it must be from {low} to {high}."),
+            ));
         }
         Ok(Some(value))
     }
@@ -71,7 +92,10 @@ impl Fields {
             if HARMLESS.contains(&name.as_str()) || value.is_null() || neutral(&name, &value) {
                 continue;
             }
-            return Err(Fault::invalid(&name, format!("{name} is not supported by this server. Leave it out.")));
+            return Err(Fault::invalid(
+                &name,
+                format!("{name} is not supported by this server. Leave it out."),
+            ));
         }
         Ok(())
     }
@@ -99,18 +123,46 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_named() {
-        let parameter = |body: &str| Fields::parse(body.as_bytes()).unwrap().finish().map_err(|fault| fault.parameter.unwrap());
-        assert_eq!(parameter(r#"{"user":"a","presence_penalty":0,"suffix":null,"response_format":{"type":"text"}}"#), Ok(()));
-        assert_eq!(parameter(r#"{"presence_penalty":0.5}"#), Err("presence_penalty".to_owned()));
-        assert_eq!(parameter(r#"{"response_format":{"type":"json_object"}}"#), Err("response_format".to_owned()));
-        assert_eq!(parameter(r#"{"temprature":0}"#), Err("temprature".to_owned()));
+        let parameter = |body: &str| {
+            Fields::parse(body.as_bytes())
+                .unwrap()
+                .finish()
+                .map_err(|fault| fault.parameter.unwrap())
+        };
+        assert_eq!(
+            parameter(
+                r#"{"user":"a","presence_penalty":0,"suffix":null,"response_format":{"type":"text"}}"#
+            ),
+            Ok(())
+        );
+        assert_eq!(
+            parameter(r#"{"presence_penalty":0.5}"#),
+            Err("presence_penalty".to_owned())
+        );
+        assert_eq!(
+            parameter(r#"{"response_format":{"type":"json_object"}}"#),
+            Err("response_format".to_owned())
+        );
+        assert_eq!(
+            parameter(r#"{"temprature":0}"#),
+            Err("temprature".to_owned())
+        );
     }
 
     #[test]
     fn types_and_ranges_are_checked() {
         let mut fields = Fields::parse(br#"{"a":1.5,"b":"x","c":null,"d":7}"#).unwrap();
-        assert_eq!(fields.number("a", 0.0, 1.0).unwrap_err().parameter.unwrap(), "a");
-        assert!(fields.integer("b", 0, 9).unwrap_err().message.contains("wrong type"));
+        assert_eq!(
+            fields.number("a", 0.0, 1.0).unwrap_err().parameter.unwrap(),
+            "a"
+        );
+        assert!(
+            fields
+                .integer("b", 0, 9)
+                .unwrap_err()
+                .message
+                .contains("wrong type")
+        );
         assert_eq!(fields.integer("c", 0, 9).unwrap(), None);
         assert_eq!(fields.integer("d", 0, 9).unwrap(), Some(7));
         assert!(Fields::parse(b"[1]").is_err() && Fields::parse(b"{").is_err());

@@ -66,15 +66,23 @@ impl Settings {
             Some(Stop::Many(stops)) => stops,
         };
         if stops.len() > STOPS || stops.iter().any(|stop| stop.len() > STOP_LENGTH) {
-            return Err(Fault::invalid("stop", format!("stop takes at most {STOPS} strings of at most {STOP_LENGTH} bytes.")));
+            return Err(Fault::invalid(
+                "stop",
+                format!("stop takes at most {STOPS} strings of at most {STOP_LENGTH} bytes."),
+            ));
         }
         let stream = fields.take("stream")?.unwrap_or(false);
         let options: Option<StreamOptions> = fields.take("stream_options")?;
         if options.is_some() && !stream {
-            return Err(Fault::invalid("stream_options", "stream_options needs stream: true."));
+            return Err(Fault::invalid(
+                "stream_options",
+                "stream_options needs stream: true.",
+            ));
         }
         let top_p = fields.number("top_p", 0.0, 1.0)?.unwrap_or(1.0) as f32;
-        let top_k = fields.integer("top_k", -1, i64::from(u32::MAX))?.unwrap_or(0);
+        let top_k = fields
+            .integer("top_k", -1, i64::from(u32::MAX))?
+            .unwrap_or(0);
         Ok(Self {
             max_tokens: max_tokens.and_then(|tokens| usize::try_from(tokens).ok()),
             sampling: Sampling {
@@ -83,7 +91,10 @@ impl Settings {
                 top_p,
             },
             seed: fields.take::<i64>("seed")?.map(i64::cast_unsigned),
-            choices: fields.integer("n", 1, CHOICES)?.and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
+            choices: fields
+                .integer("n", 1, CHOICES)?
+                .and_then(|n| usize::try_from(n).ok())
+                .unwrap_or(1),
             stops,
             stream,
             stream_usage: options.is_some_and(|options| options.include_usage),
@@ -97,16 +108,38 @@ mod tests {
     use super::*;
 
     fn take(body: &str) -> Result<Settings, Fault> {
-        Settings::take(&mut Fields::parse(body.as_bytes())?, &["max_completion_tokens", "max_tokens"], 1)
+        Settings::take(
+            &mut Fields::parse(body.as_bytes())?,
+            &["max_completion_tokens", "max_tokens"],
+            1,
+        )
     }
 
     #[test]
     fn defaults_are_openais() {
         let settings = take("{}").unwrap();
-        assert_eq!(settings.sampling, Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 });
-        assert_eq!((settings.choices, settings.stream, settings.max_tokens, settings.seed), (1, false, None, None));
+        assert_eq!(
+            settings.sampling,
+            Sampling {
+                temperature: 1.0,
+                top_k: 0,
+                top_p: 1.0
+            }
+        );
+        assert_eq!(
+            (
+                settings.choices,
+                settings.stream,
+                settings.max_tokens,
+                settings.seed
+            ),
+            (1, false, None, None)
+        );
         let settings = take(r#"{"stop":"a","max_tokens":3,"top_k":-1,"seed":-1,"stream":true,"stream_options":{"include_usage":true}}"#).unwrap();
-        assert_eq!((settings.stops, settings.max_tokens, settings.seed), (vec!["a".to_owned()], Some(3), Some(u64::MAX)));
+        assert_eq!(
+            (settings.stops, settings.max_tokens, settings.seed),
+            (vec!["a".to_owned()], Some(3), Some(u64::MAX))
+        );
         assert!(settings.stream_usage);
     }
 
@@ -117,8 +150,14 @@ mod tests {
             (r#"{"top_p":1.1}"#, "top_p"),
             (r#"{"n":0}"#, "n"),
             (r#"{"max_tokens":0}"#, "max_tokens"),
-            (r#"{"stream_options":{"include_usage":true}}"#, "stream_options"),
-            (r#"{"stop":["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"]}"#, "stop"),
+            (
+                r#"{"stream_options":{"include_usage":true}}"#,
+                "stream_options",
+            ),
+            (
+                r#"{"stop":["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"]}"#,
+                "stop",
+            ),
             (r#"{"stop":3}"#, "stop"),
         ] {
             assert_eq!(take(body).unwrap_err().parameter.as_deref(), Some(name));

@@ -18,7 +18,11 @@ impl Pulse {
     /// A pulse that has just beaten.
     #[must_use]
     pub fn new() -> Self {
-        Self { start: Instant::now(), latest: AtomicU64::new(0), stopped: AtomicBool::new(false) }
+        Self {
+            start: Instant::now(),
+            latest: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+        }
     }
 
     /// Notes progress.
@@ -30,7 +34,9 @@ impl Pulse {
     /// Time since the latest beat.
     #[must_use]
     pub fn silence(&self) -> Duration {
-        self.start.elapsed().saturating_sub(Duration::from_millis(self.latest.load(Ordering::Acquire)))
+        self.start
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.latest.load(Ordering::Acquire)))
     }
 
     /// Whether the thread has ended, by itself or by a panic.

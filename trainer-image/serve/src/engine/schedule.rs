@@ -62,7 +62,11 @@ impl Sequence {
             computed: 0,
             blocks: Vec::new(),
             random: sampler::generator(request.seed.0, request.seed.1),
-            prompt_scores: if request.score_prompt { vec![None] } else { Vec::new() },
+            prompt_scores: if request.score_prompt {
+                vec![None]
+            } else {
+                Vec::new()
+            },
             started: None,
             latest: None,
             outcome: None,
@@ -99,13 +103,22 @@ impl Sequence {
 
     /// Takes the result of `count` computed rows: `logits` holds one vector of `vocabulary` for
     /// each row that wanted one. Returns how many tokens were generated (0 or 1).
-    pub fn absorb(&mut self, count: usize, logits: &[f32], vocabulary: usize, ends: &[u32]) -> usize {
+    pub fn absorb(
+        &mut self,
+        count: usize,
+        logits: &[f32],
+        vocabulary: usize,
+        ends: &[u32],
+    ) -> usize {
         let first = self.computed;
         self.computed += count;
         let result = self.read(first, logits, vocabulary, ends);
         match result {
             Ok(generated) => {
-                if self.outcome.is_none() && self.request.max_tokens == 0 && self.computed == self.tokens.len() {
+                if self.outcome.is_none()
+                    && self.request.max_tokens == 0
+                    && self.computed == self.tokens.len()
+                {
                     self.outcome = Some(Ok(Finish::Length));
                 }
                 generated
@@ -117,9 +130,17 @@ impl Sequence {
         }
     }
 
-    fn read(&mut self, first: usize, logits: &[f32], vocabulary: usize, ends: &[u32]) -> Result<usize, Failure> {
+    fn read(
+        &mut self,
+        first: usize,
+        logits: &[f32],
+        vocabulary: usize,
+        ends: &[u32],
+    ) -> Result<usize, Failure> {
         let prompt = self.request.prompt.len();
-        let wanted: Vec<usize> = (first..self.computed).filter(|position| self.wants_logits(*position)).collect();
+        let wanted: Vec<usize> = (first..self.computed)
+            .filter(|position| self.wants_logits(*position))
+            .collect();
         let mut generated = 0;
         for (position, logits) in wanted.iter().zip(logits.chunks_exact(vocabulary)) {
             if let Some(next) = self.request.prompt.get(position + 1) {
@@ -128,7 +149,11 @@ impl Sequence {
                 continue;
             }
             let token = sampler::choose(logits, self.request.sampling, &mut self.random)?;
-            let score = self.request.scores.map(|top| sampler::score(logits, token, top)).transpose()?;
+            let score = self
+                .request
+                .scores
+                .map(|top| sampler::score(logits, token, top))
+                .transpose()?;
             self.tell_prompt(prompt);
             self.tokens.push(token);
             generated = 1;
@@ -147,8 +172,14 @@ impl Sequence {
 
     /// Sends the prompt's scores once they are complete.
     fn tell_prompt(&mut self, prompt: usize) {
-        if self.request.score_prompt && self.prompt_scores.len() == prompt && self.computed >= prompt {
-            let _ = self.request.events.send(Event::Prompt(std::mem::take(&mut self.prompt_scores)));
+        if self.request.score_prompt
+            && self.prompt_scores.len() == prompt
+            && self.computed >= prompt
+        {
+            let _ = self
+                .request
+                .events
+                .send(Event::Prompt(std::mem::take(&mut self.prompt_scores)));
         }
     }
 }
@@ -175,7 +206,12 @@ impl Scheduler {
     /// An empty scheduler over `blocks` cache blocks.
     #[must_use]
     pub fn new(limits: Limits, blocks: usize) -> Self {
-        Self { limits, allocator: Allocator::new(blocks), waiting: VecDeque::new(), running: Vec::new() }
+        Self {
+            limits,
+            allocator: Allocator::new(blocks),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+        }
     }
 
     /// Takes a request into the queue. It must fit into the cache when nothing else runs.
@@ -197,7 +233,10 @@ impl Scheduler {
     /// Block tables of the running sequences.
     #[must_use]
     pub fn tables(&self) -> Vec<&[u32]> {
-        self.running.iter().map(|sequence| sequence.blocks.as_slice()).collect()
+        self.running
+            .iter()
+            .map(|sequence| sequence.blocks.as_slice())
+            .collect()
     }
 
     /// Share of cache blocks in use.
@@ -210,12 +249,22 @@ impl Scheduler {
     pub fn sweep(&mut self) -> Vec<Departure> {
         let mut gone = Vec::new();
         for sequence in std::mem::take(&mut self.waiting) {
-            if sequence.abandoned() { gone.push(sequence) } else { self.waiting.push_back(sequence) }
+            if sequence.abandoned() {
+                gone.push(sequence)
+            } else {
+                self.waiting.push_back(sequence)
+            }
         }
         for sequence in std::mem::take(&mut self.running) {
-            if sequence.outcome.is_some() || sequence.abandoned() { gone.push(sequence) } else { self.running.push(sequence) }
+            if sequence.outcome.is_some() || sequence.abandoned() {
+                gone.push(sequence)
+            } else {
+                self.running.push(sequence)
+            }
         }
-        gone.into_iter().map(|sequence| self.depart(sequence)).collect()
+        gone.into_iter()
+            .map(|sequence| self.depart(sequence))
+            .collect()
     }
 
     fn depart(&mut self, mut sequence: Sequence) -> Departure {
@@ -238,9 +287,15 @@ impl Scheduler {
     /// places and blocks reach.
     pub fn admit(&mut self, now: Instant) {
         while self.running.len() < self.limits.running {
-            let Some(next) = self.waiting.front() else { return };
-            let Some(blocks) = self.allocator.take(Allocator::needed(next.positions())) else { return };
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            let Some(next) = self.waiting.front() else {
+                return;
+            };
+            let Some(blocks) = self.allocator.take(Allocator::needed(next.positions())) else {
+                return;
+            };
+            let Some(mut sequence) = self.waiting.pop_front() else {
+                return;
+            };
             sequence.blocks = blocks;
             sequence.started = Some(now);
             self.running.push(sequence);
@@ -255,13 +310,22 @@ impl Scheduler {
         for (table, sequence) in self.running.iter().enumerate() {
             let pending = sequence.tokens.len() - sequence.computed;
             let generating = sequence.generated() > 0;
-            let count = if generating { pending } else { pending.min(room) };
+            let count = if generating {
+                pending
+            } else {
+                pending.min(room)
+            };
             if !generating {
                 room -= count;
             }
             for position in sequence.computed..sequence.computed + count {
                 let token = sequence.tokens.get(position).copied().unwrap_or_default();
-                step.rows.push(Row { token, position, table, logits: sequence.wants_logits(position) });
+                step.rows.push(Row {
+                    token,
+                    position,
+                    table,
+                    logits: sequence.wants_logits(position),
+                });
             }
             step.counts.push(count);
         }

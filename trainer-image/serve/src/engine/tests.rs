@@ -14,7 +14,10 @@ impl Model for Fake {
         (self.0)(rows);
         beat();
         let next = |token: u32| (0..5).map(move |id| if id == (token + 1) % 5 { 9.0 } else { 0.0 });
-        rows.iter().filter(|row| row.logits).flat_map(|row| next(row.token)).collect()
+        rows.iter()
+            .filter(|row| row.logits)
+            .flat_map(|row| next(row.token))
+            .collect()
     }
 
     fn vocabulary(&self) -> usize {
@@ -28,13 +31,28 @@ impl Model for Fake {
 
 pub(crate) fn start(running: usize, queue: usize, behaviour: Behaviour) -> (Engine, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new("fake", "d", 16, 64));
-    let options = EngineOptions { limits: Limits { running, prefill: 8 }, blocks: 64, queue, threads: 1 };
-    (Engine::start(Box::new(Fake(behaviour)), options, metrics.clone()).unwrap(), metrics)
+    let options = EngineOptions {
+        limits: Limits {
+            running,
+            prefill: 8,
+        },
+        blocks: 64,
+        queue,
+        threads: 1,
+    };
+    (
+        Engine::start(Box::new(Fake(behaviour)), options, metrics.clone()).unwrap(),
+        metrics,
+    )
 }
 
 pub(crate) fn request(prompt: &[u32], max_tokens: usize) -> (Request, UnboundedReceiver<Event>) {
     let (events, receiver) = unbounded_channel();
-    let sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0 };
+    let sampling = Sampling {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+    };
     let request = Request {
         prompt: prompt.to_vec(),
         max_tokens,
@@ -66,7 +84,16 @@ fn tokens_come_in_order_and_end_at_the_end_of_the_text() {
     engine.submit(vec![request]).unwrap();
     let events: Vec<Event> = std::iter::from_fn(|| receiver.blocking_recv()).collect();
     let token = |token| Event::Token { token, score: None };
-    assert_eq!(events, [token(1), token(2), token(3), token(4), Event::End(Finish::Stop)]);
+    assert_eq!(
+        events,
+        [
+            token(1),
+            token(2),
+            token(3),
+            token(4),
+            Event::End(Finish::Stop)
+        ]
+    );
     assert_eq!(metrics.generation_tokens.get(), 4);
 }
 
@@ -98,10 +125,14 @@ fn silence_tells_a_frozen_thread_and_a_panic_a_dead_one() {
     let gate = Arc::new(Mutex::new(()));
     let held = gate.lock().unwrap();
     let inner = gate.clone();
-    let (engine, _) = start(1, 4, Box::new(move |rows| {
-        drop(inner.lock().unwrap());
-        assert!(rows[0].token != 3, "the model fails on purpose");
-    }));
+    let (engine, _) = start(
+        1,
+        4,
+        Box::new(move |rows| {
+            drop(inner.lock().unwrap());
+            assert!(rows[0].token != 3, "the model fails on purpose");
+        }),
+    );
     // Idle, the thread still beats.
     std::thread::sleep(Duration::from_millis(500));
     assert!(engine.pulse().silence() < Duration::from_millis(450));
@@ -114,7 +145,11 @@ fn silence_tells_a_frozen_thread_and_a_panic_a_dead_one() {
     wait(|| engine.pulse().silence() < Duration::from_millis(300));
     let (deadly, mut receiver) = request(&[3], 1);
     engine.submit(vec![deadly]).unwrap();
-    assert_eq!(receiver.blocking_recv(), None, "the listener learns that nothing will come");
+    assert_eq!(
+        receiver.blocking_recv(),
+        None,
+        "the listener learns that nothing will come"
+    );
     wait(|| engine.pulse().stopped());
 }
 
@@ -123,11 +158,15 @@ fn an_abandoned_sequence_is_gone_after_a_step() {
     let steps = Arc::new(AtomicUsize::new(0));
     let (counter, seen) = (steps.clone(), Arc::new(Mutex::new(Vec::new())));
     let rows_of = seen.clone();
-    let (engine, metrics) = start(2, 2, Box::new(move |rows| {
-        counter.fetch_add(1, Ordering::AcqRel);
-        rows_of.lock().unwrap().push(rows.len());
-        std::thread::sleep(Duration::from_millis(2));
-    }));
+    let (engine, metrics) = start(
+        2,
+        2,
+        Box::new(move |rows| {
+            counter.fetch_add(1, Ordering::AcqRel);
+            rows_of.lock().unwrap().push(rows.len());
+            std::thread::sleep(Duration::from_millis(2));
+        }),
+    );
     let ask = || {
         let (mut request, receiver) = request(&[0], 400);
         request.ignore_end = true;
@@ -141,8 +180,15 @@ fn an_abandoned_sequence_is_gone_after_a_step() {
     wait(|| steps.load(Ordering::Acquire) > at + 4);
     let rows = seen.lock().unwrap().clone();
     assert_eq!(rows[at - 1], 2, "both ran before");
-    assert!(rows[at + 2..].iter().all(|rows| *rows == 1), "one runs on alone: {rows:?}");
+    assert!(
+        rows[at + 2..].iter().all(|rows| *rows == 1),
+        "one runs on alone: {rows:?}"
+    );
     drop(engine);
-    assert!(metrics.text().contains("bessemer_requests_aborted_total{model_name=\"fake\",engine=\"0\"} 1"));
+    assert!(
+        metrics
+            .text()
+            .contains("bessemer_requests_aborted_total{model_name=\"fake\",engine=\"0\"} 1")
+    );
     assert!(matches!(kept.blocking_recv(), Some(Event::Token { .. })));
 }

@@ -39,7 +39,10 @@ fn project_elements<E: Element>(weights: &[E], width: usize, inputs: &[f32], out
         let mut rows = part.chunks_exact(width);
         let rows: [&[E]; ROWS] = std::array::from_fn(|_| rows.next().unwrap_or_default());
         for (b, input) in inputs.chunks_exact(width).enumerate() {
-            for (value, result) in dots(rows, input).into_iter().zip(results.iter_mut().skip(b).step_by(batch)) {
+            for (value, result) in dots(rows, input)
+                .into_iter()
+                .zip(results.iter_mut().skip(b).step_by(batch))
+            {
                 *result = value;
             }
         }

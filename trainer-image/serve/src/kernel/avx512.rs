@@ -7,8 +7,8 @@
 
 use super::{LANES, Weights, portable};
 use std::arch::x86_64::{
-    __m512, _mm256_loadu_si256, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    __m512, _mm256_loadu_si256, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
 };
 
 /// Input rows that share one pass over the weights.
@@ -83,7 +83,11 @@ fn project_elements<E: Element>(weights: &[E], width: usize, inputs: &[f32], out
         }
     }
     let rest = outputs.into_remainder();
-    for (row, results) in parts.remainder().chunks_exact(width).zip(rest.chunks_exact_mut(batch)) {
+    for (row, results) in parts
+        .remainder()
+        .chunks_exact(width)
+        .zip(rest.chunks_exact_mut(batch))
+    {
         for (first, input) in inputs.chunks_exact(width).enumerate() {
             tile::<E, 1, 1>(row, width, input, results, batch, first);
         }
@@ -124,7 +128,11 @@ fn tile<E: Element, const R: usize, const B: usize>(
     for (r, sums) in sums.iter().enumerate() {
         for (b, sum) in sums.iter().enumerate() {
             let mut total = fold(*sum);
-            for (a, x) in weights.iter().skip(r * width + whole).zip(inputs.iter().skip(b * width + whole).take(width - whole)) {
+            for (a, x) in weights
+                .iter()
+                .skip(r * width + whole)
+                .zip(inputs.iter().skip(b * width + whole).take(width - whole))
+            {
                 total = a.widen().mul_add(*x, total);
             }
             if let Some(result) = output.get_mut(r * batch + first + b) {
@@ -172,7 +180,12 @@ fn accumulate_vectors(factors: &[f32], vectors: &[f32], output: &mut [f32]) {
 /// The columns from `column` on, `C` registers wide.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn accumulate_columns<const C: usize>(factors: &[f32], vectors: &[f32], output: &mut [f32], column: usize) {
+fn accumulate_columns<const C: usize>(
+    factors: &[f32],
+    vectors: &[f32],
+    output: &mut [f32],
+    column: usize,
+) {
     let width = output.len();
     assert!(column + C * LANES <= width && vectors.len() >= factors.len() * width);
     let (target, source) = (output.as_mut_ptr(), vectors.as_ptr());

@@ -32,9 +32,17 @@ pub fn project(weights: Weights<'_>, width: usize, inputs: &[f32], output: &mut 
 }
 
 #[inline(always)]
-pub(super) fn project_elements<E: Element>(weights: &[E], width: usize, inputs: &[f32], output: &mut [f32]) {
+pub(super) fn project_elements<E: Element>(
+    weights: &[E],
+    width: usize,
+    inputs: &[f32],
+    output: &mut [f32],
+) {
     let batch = inputs.len() / width.max(1);
-    for (row, results) in weights.chunks_exact(width).zip(output.chunks_exact_mut(batch.max(1))) {
+    for (row, results) in weights
+        .chunks_exact(width)
+        .zip(output.chunks_exact_mut(batch.max(1)))
+    {
         for (input, result) in inputs.chunks_exact(width).zip(results) {
             *result = dot_elements(row, input);
         }
@@ -71,7 +79,10 @@ pub(super) fn fold(sums: [f32; LANES]) -> f32 {
 /// See [`super::accumulate`].
 #[inline(always)]
 pub fn accumulate(factors: &[f32], vectors: &[f32], output: &mut [f32]) {
-    for (factor, vector) in factors.iter().zip(vectors.chunks_exact(output.len().max(1))) {
+    for (factor, vector) in factors
+        .iter()
+        .zip(vectors.chunks_exact(output.len().max(1)))
+    {
         for (sum, value) in output.iter_mut().zip(vector) {
             *sum = factor.mul_add(*value, *sum);
         }

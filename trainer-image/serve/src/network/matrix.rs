@@ -32,7 +32,12 @@ impl Elements {
     /// FP32 values, kept as BF16 when that loses nothing: half the memory traffic for free.
     pub fn from_single(values: Vec<f32>) -> Self {
         if values.iter().all(|value| value.to_bits() & 0xFFFF == 0) {
-            Self::Brain(values.iter().map(|value| (value.to_bits() >> 16) as u16).collect())
+            Self::Brain(
+                values
+                    .iter()
+                    .map(|value| (value.to_bits() >> 16) as u16)
+                    .collect(),
+            )
         } else {
             Self::Single(values)
         }
@@ -49,7 +54,10 @@ impl Elements {
     pub fn to_single(&self) -> Vec<f32> {
         match self {
             Self::Single(values) => values.clone(),
-            Self::Brain(values) => values.iter().map(|bits| f32::from_bits(u32::from(*bits) << 16)).collect(),
+            Self::Brain(values) => values
+                .iter()
+                .map(|bits| f32::from_bits(u32::from(*bits) << 16))
+                .collect(),
         }
     }
 }
@@ -59,7 +67,12 @@ impl Matrix {
     /// left over is ignored, so the loader checks shapes first.
     pub fn new(rows: usize, elements: Elements) -> Self {
         let width = elements.len() / rows.max(1);
-        Self { rows, width, elements, bias: Vec::new() }
+        Self {
+            rows,
+            width,
+            elements,
+            bias: Vec::new(),
+        }
     }
 
     /// Adds a bias, one value per row.
@@ -72,8 +85,13 @@ impl Matrix {
     /// Stacks matrices of one width on top of each other; one pass over the inputs then serves all.
     pub fn stack(parts: Vec<Self>) -> Self {
         let rows = parts.iter().map(|part| part.rows).sum();
-        let bias = parts.iter().flat_map(|part| part.bias.iter().copied()).collect();
-        let brain = parts.iter().all(|part| matches!(part.elements, Elements::Brain(_)));
+        let bias = parts
+            .iter()
+            .flat_map(|part| part.bias.iter().copied())
+            .collect();
+        let brain = parts
+            .iter()
+            .all(|part| matches!(part.elements, Elements::Brain(_)));
         let elements = if brain {
             Elements::Brain(
                 parts
@@ -85,9 +103,17 @@ impl Matrix {
                     .collect(),
             )
         } else {
-            Elements::Single(parts.iter().flat_map(|part| part.elements.to_single()).collect())
+            Elements::Single(
+                parts
+                    .iter()
+                    .flat_map(|part| part.elements.to_single())
+                    .collect(),
+            )
         };
-        Self { bias, ..Self::new(rows, elements) }
+        Self {
+            bias,
+            ..Self::new(rows, elements)
+        }
     }
 
     /// Bytes of the elements.
@@ -103,9 +129,11 @@ impl Matrix {
         let range = index * self.width..(index + 1) * self.width;
         match &self.elements {
             Elements::Single(values) => values.get(range).map(<[f32]>::to_vec),
-            Elements::Brain(values) => values
-                .get(range)
-                .map(|bits| bits.iter().map(|bits| f32::from_bits(u32::from(*bits) << 16)).collect()),
+            Elements::Brain(values) => values.get(range).map(|bits| {
+                bits.iter()
+                    .map(|bits| f32::from_bits(u32::from(*bits) << 16))
+                    .collect()
+            }),
         }
         .unwrap_or_default()
     }
@@ -126,15 +154,32 @@ impl Matrix {
             return Vec::new();
         }
         let threads = rayon::current_num_threads();
-        let part = self.rows.div_ceil(threads * 2).next_multiple_of(MINIMUM_PART);
+        let part = self
+            .rows
+            .div_ceil(threads * 2)
+            .next_multiple_of(MINIMUM_PART);
         let mut transposed = vec![0.0; self.rows * batch];
-        transposed.par_chunks_mut(part * batch).enumerate().for_each(|(index, output)| {
-            kernel::project(self.part(index * part, output.len() / batch), self.width, inputs, output);
-        });
-        let mut output = if batch == 1 { transposed } else { transpose(&transposed, self.rows, batch) };
+        transposed
+            .par_chunks_mut(part * batch)
+            .enumerate()
+            .for_each(|(index, output)| {
+                kernel::project(
+                    self.part(index * part, output.len() / batch),
+                    self.width,
+                    inputs,
+                    output,
+                );
+            });
+        let mut output = if batch == 1 {
+            transposed
+        } else {
+            transpose(&transposed, self.rows, batch)
+        };
         if !self.bias.is_empty() {
             for row in output.chunks_exact_mut(self.rows) {
-                row.iter_mut().zip(&self.bias).for_each(|(value, bias)| *value += bias);
+                row.iter_mut()
+                    .zip(&self.bias)
+                    .for_each(|(value, bias)| *value += bias);
             }
         }
         output
@@ -145,11 +190,15 @@ impl Matrix {
 fn transpose(values: &[f32], rows: usize, batch: usize) -> Vec<f32> {
     let mut output = vec![0.0; values.len()];
     // Small ones are done sooner than a second thread wakes.
-    output.par_chunks_exact_mut(rows).with_min_len(SMALL.div_ceil(rows)).enumerate().for_each(|(b, row)| {
-        for (target, source) in row.iter_mut().zip(values.iter().skip(b).step_by(batch)) {
-            *target = *source;
-        }
-    });
+    output
+        .par_chunks_exact_mut(rows)
+        .with_min_len(SMALL.div_ceil(rows))
+        .enumerate()
+        .for_each(|(b, row)| {
+            for (target, source) in row.iter_mut().zip(values.iter().skip(b).step_by(batch)) {
+                *target = *source;
+            }
+        });
     output
 }
 
@@ -159,21 +208,34 @@ mod tests {
 
     #[test]
     fn stacked_matrix_multiplies_like_its_parts() {
-        let upper = Matrix::new(2, Elements::from_single(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])).with_bias(vec![0.5, 0.25]);
+        let upper = Matrix::new(2, Elements::from_single(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+            .with_bias(vec![0.5, 0.25]);
         let lower = Matrix::new(1, Elements::from_single(vec![0.1, 0.2, 0.3])).with_bias(vec![1.0]);
         let inputs = [1.0, 0.0, 2.0, -1.0, 1.0, 0.5];
         let (top, bottom) = (upper.apply(&inputs), lower.apply(&inputs));
         let both = Matrix::stack(vec![upper, lower]);
         assert_eq!(both.rows, 3);
-        assert_eq!(both.apply(&inputs), [top[0], top[1], bottom[0], top[2], top[3], bottom[1]]);
+        assert_eq!(
+            both.apply(&inputs),
+            [top[0], top[1], bottom[0], top[2], top[3], bottom[1]]
+        );
         assert_eq!(top[..2], [7.5, 16.25]);
         assert_eq!(both.row(1), [4.0, 5.0, 6.0]);
     }
 
     #[test]
     fn single_values_that_fit_are_kept_short() {
-        assert!(matches!(Elements::from_single(vec![1.0, -0.5]), Elements::Brain(_)));
-        assert!(matches!(Elements::from_single(vec![1.0, 0.1]), Elements::Single(_)));
-        assert_eq!(Elements::from_single(vec![1.0, -0.5]).to_single(), [1.0, -0.5]);
+        assert!(matches!(
+            Elements::from_single(vec![1.0, -0.5]),
+            Elements::Brain(_)
+        ));
+        assert!(matches!(
+            Elements::from_single(vec![1.0, 0.1]),
+            Elements::Single(_)
+        ));
+        assert_eq!(
+            Elements::from_single(vec![1.0, -0.5]).to_single(),
+            [1.0, -0.5]
+        );
     }
 }

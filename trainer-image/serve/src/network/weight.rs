@@ -43,11 +43,19 @@ impl Source {
     /// The weights of `model`.
     #[must_use]
     pub fn new(model: &Model) -> Self {
-        Self(model.weights().into_iter().map(|parameter| (parameter.name, parameter.tensor)).collect())
+        Self(
+            model
+                .weights()
+                .into_iter()
+                .map(|parameter| (parameter.name, parameter.tensor))
+                .collect(),
+        )
     }
 
     fn take(&mut self, name: &str) -> Result<Tensor, LoadError> {
-        self.0.remove(name).ok_or_else(|| LoadError::Missing { name: name.to_owned() })
+        self.0.remove(name).ok_or_else(|| LoadError::Missing {
+            name: name.to_owned(),
+        })
     }
 
     /// A vector, and the empty one where the model has none of this name.
@@ -55,7 +63,9 @@ impl Source {
     /// # Errors
     /// When libtorch cannot copy it.
     pub fn optional_vector(&mut self, name: &str) -> Result<Vec<f32>, LoadError> {
-        self.0.remove(name).map_or(Ok(Vec::new()), |tensor| Ok(elements(&tensor)?.to_single()))
+        self.0
+            .remove(name)
+            .map_or(Ok(Vec::new()), |tensor| Ok(elements(&tensor)?.to_single()))
     }
 
     /// A vector.
@@ -85,7 +95,10 @@ impl Source {
 
 fn matrix(tensor: &Tensor) -> Result<Matrix, LoadError> {
     let rows = tensor.size().first().copied().unwrap_or(0);
-    Ok(Matrix::new(usize::try_from(rows).unwrap_or(0), elements(tensor)?))
+    Ok(Matrix::new(
+        usize::try_from(rows).unwrap_or(0),
+        elements(tensor)?,
+    ))
 }
 
 /// BF16 stays BF16; everything else becomes FP32, which FP16 does exactly.
@@ -95,9 +108,18 @@ fn elements(tensor: &Tensor) -> Result<Elements, LoadError> {
     if tensor.kind() == Kind::BFloat16 {
         let mut bytes = vec![0; count * 2];
         tensor.f_copy_data_u8(&mut bytes, count)?;
-        return Ok(Elements::Brain(bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect()));
+        return Ok(Elements::Brain(
+            bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|pair| u16::from_le_bytes(*pair))
+                .collect(),
+        ));
     }
     let mut values = vec![0.0; count];
-    tensor.to_kind(Kind::Float).f_copy_data(&mut values, count)?;
+    tensor
+        .to_kind(Kind::Float)
+        .f_copy_data(&mut values, count)?;
     Ok(Elements::from_single(values))
 }

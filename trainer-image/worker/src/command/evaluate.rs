@@ -11,7 +11,12 @@ use crate::failure::Failure;
 use crate::job::{self, Job, Made, WORK};
 use crate::storage;
 
-pub async fn run(task: EvaluateTask, config: RunConfig, environment: &Environment, stop: CancellationToken) -> Result<(), Failure> {
+pub async fn run(
+    task: EvaluateTask,
+    config: RunConfig,
+    environment: &Environment,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
     job::run(config, environment, stop, move |job| {
         let inputs = Inputs {
             model: storage::only(&job.inputs, InputRole::Model),
@@ -26,7 +31,10 @@ pub async fn run(task: EvaluateTask, config: RunConfig, environment: &Environmen
         job.reporter.stage(Stage::Evaluating, WORK.0);
         let results = bessemer_evaluate::evaluate(&task, &inputs, &output, &mut Watch(&job))?;
         let statistics = Map::from_iter([("results".to_owned(), json!(results))]);
-        Ok(Made { directory: output, statistics })
+        Ok(Made {
+            directory: output,
+            statistics,
+        })
     })
     .await
 }

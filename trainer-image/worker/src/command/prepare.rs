@@ -18,7 +18,12 @@ use crate::storage;
 /// Tokenizer within a dataset's directory.
 const TOKENIZER_FILE: &str = "tokenizer.json";
 
-pub async fn run(task: PrepareTask, config: RunConfig, environment: &Environment, stop: CancellationToken) -> Result<(), Failure> {
+pub async fn run(
+    task: PrepareTask,
+    config: RunConfig,
+    environment: &Environment,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
     job::run(config, environment, stop, move |job| prepare(&task, &job)).await
 }
 
@@ -29,15 +34,28 @@ fn prepare(task: &PrepareTask, job: &Job) -> Result<Made, Failure> {
             Some(path) => PathBuf::from(path),
             None => download(source, job).map_err(|failure| named(failure, index))?,
         };
-        sources.push(LocalSource { source: source.clone(), root });
+        sources.push(LocalSource {
+            source: source.clone(),
+            root,
+        });
     }
-    let tokenizer = storage::only(&job.inputs, InputRole::Tokenizer).map(|directory| directory.join(TOKENIZER_FILE));
-    let prepared = bessemer_data::prepare(task, &sources, tokenizer.as_deref(), &job.work, &mut Watch(job))?;
+    let tokenizer = storage::only(&job.inputs, InputRole::Tokenizer)
+        .map(|directory| directory.join(TOKENIZER_FILE));
+    let prepared = bessemer_data::prepare(
+        task,
+        &sources,
+        tokenizer.as_deref(),
+        &job.work,
+        &mut Watch(job),
+    )?;
     let statistics = match serde_json::to_value(&prepared.statistics) {
         Ok(Value::Object(statistics)) => statistics,
         _ => serde_json::Map::new(),
     };
-    Ok(Made { directory: prepared.directory, statistics })
+    Ok(Made {
+        directory: prepared.directory,
+        statistics,
+    })
 }
 
 fn named(mut failure: Failure, index: usize) -> Failure {
@@ -52,7 +70,12 @@ fn download(source: &Source, job: &Job) -> Result<PathBuf, Failure> {
         .strip_prefix("s3://")
         .map(|rest| rest.split_once('/').unwrap_or((rest, "")))
         .filter(|(bucket, _)| !bucket.is_empty())
-        .ok_or_else(|| Failure::config(format!("uri `{}` is neither file:///directory nor s3://bucket/prefix", source.uri)))?;
+        .ok_or_else(|| {
+            Failure::config(format!(
+                "uri `{}` is neither file:///directory nor s3://bucket/prefix",
+                source.uri
+            ))
+        })?;
     let filter = PathFilter::new(source)?;
     let place = &job.config.storage;
     let root = job.work.join("sources").join(&source.name);
@@ -70,13 +93,20 @@ fn download(source: &Source, job: &Job) -> Result<PathBuf, Failure> {
                 None if path.is_empty() => object.key.rsplit('/').next().unwrap_or_default(),
                 None => continue,
             };
-            if relative.is_empty() || relative.ends_with('/') || relative.split('/').any(|part| part == "..") || !filter.matches(relative) {
+            if relative.is_empty()
+                || relative.ends_with('/')
+                || relative.split('/').any(|part| part == "..")
+                || !filter.matches(relative)
+            {
                 continue;
             }
             let target = root.join(relative);
             let parent = target.parent().unwrap_or(&root);
             std::fs::create_dir_all(parent).map_err(|error| StoreError::io(parent, error))?;
-            let got = job.stop.run_until_cancelled(store.download(&object.key, &target)).await;
+            let got = job
+                .stop
+                .run_until_cancelled(store.download(&object.key, &target))
+                .await;
             got.ok_or_else(|| Failure::interrupted("sources were being fetched"))??;
         }
         Ok(root)

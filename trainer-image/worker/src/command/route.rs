@@ -13,8 +13,17 @@ use crate::failure::Failure;
 /// Longest drain; below the pod's grace period, which the operator renders.
 const DRAIN: Duration = Duration::from_secs(25);
 
-pub async fn run(config: &Path, environment: &Environment, stop: CancellationToken) -> Result<(), Failure> {
-    let listener = bessemer_route::drain::bind(SocketAddr::new(environment.listen(), SERVING_PORT)).await?;
-    let options = RouteOptions { config: config.to_owned(), keys: environment.keys.clone(), drain: DRAIN };
+pub async fn run(
+    config: &Path,
+    environment: &Environment,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let listener =
+        bessemer_route::drain::bind(SocketAddr::new(environment.listen(), SERVING_PORT)).await?;
+    let options = RouteOptions {
+        config: config.to_owned(),
+        keys: environment.keys.clone(),
+        drain: DRAIN,
+    };
     Ok(bessemer_route::route(listener, options, stop).await?)
 }

@@ -11,16 +11,33 @@ use crate::environment::{Environment, SERVING_PORT};
 use crate::failure::Failure;
 use crate::storage::Storage;
 
-pub async fn run(task: ServeTask, config: RunConfig, environment: &Environment, stop: CancellationToken) -> Result<(), Failure> {
+pub async fn run(
+    task: ServeTask,
+    config: RunConfig,
+    environment: &Environment,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
     // Bound first: a taken port is said at once, not after a download.
-    let listener = bessemer_route::drain::bind(SocketAddr::new(environment.listen(), SERVING_PORT)).await?;
-    let input = config.inputs.iter().find(|input| input.role == InputRole::Model).ok_or_else(|| {
-        Failure::new(ExitCode::BadConfig, "InvalidConfig", "inputs: none has role Model", "A server needs a model.")
-    })?;
+    let listener =
+        bessemer_route::drain::bind(SocketAddr::new(environment.listen(), SERVING_PORT)).await?;
+    let input = config
+        .inputs
+        .iter()
+        .find(|input| input.role == InputRole::Model)
+        .ok_or_else(|| {
+            Failure::new(
+                ExitCode::BadConfig,
+                "InvalidConfig",
+                "inputs: none has role Model",
+                "A server needs a model.",
+            )
+        })?;
     std::fs::create_dir_all(&environment.work).map_err(|error| Failure::system(&error))?;
     let storage = Storage::new(&config, &environment.work, environment.image.clone()).await;
     // Stopped before it served: nothing is lost.
-    let Some(fetched) = stop.run_until_cancelled(storage.fetch(input)).await else { return Ok(()) };
+    let Some(fetched) = stop.run_until_cancelled(storage.fetch(input)).await else {
+        return Ok(());
+    };
     let options = ServeOptions {
         model: fetched?.directory,
         digest: input.digest.clone(),

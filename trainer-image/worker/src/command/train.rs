@@ -10,13 +10,24 @@ use crate::failure::Failure;
 use crate::job::{self, Watch};
 use crate::storage;
 
-pub async fn run(task: TrainTask, config: RunConfig, environment: &Environment, stop: CancellationToken) -> Result<(), Failure> {
+pub async fn run(
+    task: TrainTask,
+    config: RunConfig,
+    environment: &Environment,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
     job::run(config, environment, stop, move |job| {
-        let inputs = Inputs { datasets: storage::datasets(&job.inputs), model: storage::only(&job.inputs, InputRole::Model) };
+        let inputs = Inputs {
+            datasets: storage::datasets(&job.inputs),
+            model: storage::only(&job.inputs, InputRole::Model),
+        };
         let work = job.work.clone();
         let tokens = u64::from(task.batch.sequences) * u64::from(task.batch.sequence_length);
         let mut watch = Watch::resume(job, task.checkpoint, tokens)?;
-        Watch::end(bessemer_train::pretrain(&task, &inputs, &work, &mut watch)?, None)
+        Watch::end(
+            bessemer_train::pretrain(&task, &inputs, &work, &mut watch)?,
+            None,
+        )
     })
     .await
 }

@@ -30,7 +30,11 @@ impl Watch {
     ///
     /// # Errors
     /// When the store cannot be asked, or has only damaged checkpoints.
-    pub fn resume(job: Job, policy: CheckpointPolicy, tokens_per_step: u64) -> Result<Self, Failure> {
+    pub fn resume(
+        job: Job,
+        policy: CheckpointPolicy,
+        tokens_per_step: u64,
+    ) -> Result<Self, Failure> {
         let handle = Handle::current();
         let root = job.work.join(CHECKPOINTS);
         if let Some((step, directory)) = handle.block_on(job.storage.latest_checkpoint())? {
@@ -41,7 +45,13 @@ impl Watch {
             }
         }
         job.reporter.stage(Stage::Training, WORK.0);
-        Ok(Self { job, policy, tokens_per_step, begin: Instant::now(), handle })
+        Ok(Self {
+            job,
+            policy,
+            tokens_per_step,
+            begin: Instant::now(),
+            handle,
+        })
     }
 
     /// The directory and the statistics of a finished model.
@@ -50,7 +60,9 @@ impl Watch {
     /// When the training was interrupted.
     pub fn end(outcome: Outcome, trainable: Option<i64>) -> Result<Made, Failure> {
         match outcome {
-            Outcome::Interrupted { step } => Err(Failure::interrupted(format!("a checkpoint of step {step} is kept"))),
+            Outcome::Interrupted { step } => Err(Failure::interrupted(format!(
+                "a checkpoint of step {step} is kept"
+            ))),
             Outcome::Finished(finished) => Ok(made(finished, trainable)),
         }
     }
@@ -60,17 +72,24 @@ fn made(finished: Finished, trainable: Option<i64>) -> Made {
     let mut statistics = Map::new();
     statistics.insert("parameters".into(), finished.parameters.into());
     statistics.insert("tokens".into(), finished.summary.tokens.into());
-    let losses = json!({"training": finished.summary.loss, "validation": finished.summary.validation_loss});
+    let losses =
+        json!({"training": finished.summary.loss, "validation": finished.summary.validation_loss});
     statistics.insert("losses".into(), losses);
     let record = std::fs::read_to_string(finished.directory.join("training.json")).ok();
     let record: Option<Value> = record.and_then(|text| serde_json::from_str(&text).ok());
-    if let Some(flops) = record.as_ref().and_then(|record| record.get("trainingFlops")) {
+    if let Some(flops) = record
+        .as_ref()
+        .and_then(|record| record.get("trainingFlops"))
+    {
         statistics.insert("flops".into(), flops.clone());
     }
     if let Some(trainable) = trainable {
         statistics.insert("trainableParameters".into(), trainable.into());
     }
-    Made { directory: finished.directory, statistics }
+    Made {
+        directory: finished.directory,
+        statistics,
+    }
 }
 
 /// Copies a directory so that it appears under its name only when it is complete.
@@ -102,9 +121,14 @@ impl Observer for Watch {
         let every = (progress.total_steps / 20).max(1);
         if progress.step.is_multiple_of(every) || progress.step == progress.total_steps {
             tracing::info!(
-                step = progress.step, of = progress.total_steps, loss = progress.smooth_loss,
-                validation_loss = progress.validation_loss, learning_rate = progress.learning_rate,
-                gradient_norm = progress.gradient_norm, tokens_per_second = progress.tokens_per_second, "trained"
+                step = progress.step,
+                of = progress.total_steps,
+                loss = progress.smooth_loss,
+                validation_loss = progress.validation_loss,
+                learning_rate = progress.learning_rate,
+                gradient_norm = progress.gradient_norm,
+                tokens_per_second = progress.tokens_per_second,
+                "trained"
             );
         }
     }
@@ -112,13 +136,23 @@ impl Observer for Watch {
     fn checkpoint(&mut self, step: u64, directory: &Path) -> Result<(), String> {
         let span = tracing::info_span!("checkpoint", step);
         let _entered = span.enter();
-        let published = self.handle.block_on(self.job.storage.checkpoint(step, directory, self.policy.keep));
+        let published = self.handle.block_on(self.job.storage.checkpoint(
+            step,
+            directory,
+            self.policy.keep,
+        ));
         match published {
             Ok(published) => {
                 tracing::info!(step, digest = published.digest, "checkpoint committed");
                 self.job.metrics.checkpoints.inc();
-                let checkpoint = CheckpointReport { step, uri: published.uri, digest: published.digest };
-                self.job.reporter.update(|report| report.checkpoint = Some(checkpoint));
+                let checkpoint = CheckpointReport {
+                    step,
+                    uri: published.uri,
+                    digest: published.digest,
+                };
+                self.job
+                    .reporter
+                    .update(|report| report.checkpoint = Some(checkpoint));
                 Ok(())
             }
             // The next one may reach it; until then the one on this disk serves.

@@ -21,15 +21,24 @@ fn config() -> RunConfig {
 
 fn environment(url: Option<String>, token: Option<PathBuf>) -> Environment {
     Environment {
-        work: "/nowhere".into(), termination_log: "/nowhere".into(), progress_url: url, token_file: token,
-        keys: None, pod_ip: None, traceparent: None, image: None,
+        work: "/nowhere".into(),
+        termination_log: "/nowhere".into(),
+        progress_url: url,
+        token_file: token,
+        keys: None,
+        pod_ip: None,
+        traceparent: None,
+        image: None,
     }
 }
 
 type Seen = Arc<Mutex<Vec<(String, Value)>>>;
 
 async fn take(State(seen): State<Seen>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
-    let token = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+    let token = headers
+        .get("authorization")
+        .map(|value| value.to_str().unwrap().to_owned())
+        .unwrap_or_default();
     seen.lock().unwrap().push((token, body));
     "".into_response()
 }
@@ -44,11 +53,20 @@ async fn serve(router: Router) -> String {
 #[tokio::test]
 async fn the_last_report_arrives_at_the_leader_with_the_token_and_percent_never_falls() {
     let seen = Seen::default();
-    let leader = serve(Router::new().route("/v1/progress", post(take)).with_state(seen.clone())).await;
+    let leader = serve(
+        Router::new()
+            .route("/v1/progress", post(take))
+            .with_state(seen.clone()),
+    )
+    .await;
     let standby = serve(Router::new().route(
         "/v1/progress",
-        post(move || { let leader = leader.clone(); async move { Redirect::temporary(&format!("{leader}/v1/progress")) } }),
-    )).await;
+        post(move || {
+            let leader = leader.clone();
+            async move { Redirect::temporary(&format!("{leader}/v1/progress")) }
+        }),
+    ))
+    .await;
     let token = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(token.path(), "secret\n").unwrap();
     let environment = environment(Some(standby), Some(token.path().to_owned()));
@@ -62,10 +80,20 @@ async fn the_last_report_arrives_at_the_leader_with_the_token_and_percent_never_
     drop(reporter);
     delivery.finish().await;
     let seen = seen.lock().unwrap();
-    assert!(seen.len() <= 3, "a report a second, not one each: {}", seen.len());
+    assert!(
+        seen.len() <= 3,
+        "a report a second, not one each: {}",
+        seen.len()
+    );
     let (token, last) = seen.last().unwrap();
     assert_eq!(token, "Bearer secret");
-    assert_eq!((last["stage"].as_str(), last["percent"].as_f64()), (Some("Publishing"), Some(98.0)));
-    let percents: Vec<f64> = seen.iter().map(|(_, report)| report["percent"].as_f64().unwrap()).collect();
+    assert_eq!(
+        (last["stage"].as_str(), last["percent"].as_f64()),
+        (Some("Publishing"), Some(98.0))
+    );
+    let percents: Vec<f64> = seen
+        .iter()
+        .map(|(_, report)| report["percent"].as_f64().unwrap())
+        .collect();
     assert!(percents.is_sorted(), "{percents:?}");
 }

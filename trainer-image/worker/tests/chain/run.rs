@@ -51,7 +51,9 @@ impl Made {
     }
 }
 
-const NOUNS: [&str; 8] = ["vector", "table", "reader", "writer", "model", "shard", "token", "batch"];
+const NOUNS: [&str; 8] = [
+    "vector", "table", "reader", "writer", "model", "shard", "token", "batch",
+];
 const VERBS: [&str; 5] = ["returns", "reads", "writes", "sorts", "checks"];
 
 /// Writes the sources once: documents and conversations made from a few words.
@@ -61,7 +63,10 @@ pub fn sources(root: &Path) {
     std::fs::create_dir_all(&pairs).unwrap();
     for index in 0..80usize {
         let sentence = |at: usize| {
-            let (noun, verb) = (NOUNS[(index * 7 + at * 3) % 8], VERBS[(index + at * at) % 5]);
+            let (noun, verb) = (
+                NOUNS[(index * 7 + at * 3) % 8],
+                VERBS[(index + at * at) % 5],
+            );
             format!("The {noun} {verb} item {at} of page {index}.")
         };
         let text: Vec<String> = (0..12).map(sentence).collect();
@@ -78,12 +83,25 @@ pub fn sources(root: &Path) {
 
 impl<'a> Chain<'a> {
     pub fn new(store: &'a Store, root: &Path, prefix: &str) -> Self {
-        Self { store, root: root.to_owned(), prefix: prefix.to_owned() }
+        Self {
+            store,
+            root: root.to_owned(),
+            prefix: prefix.to_owned(),
+        }
     }
 
-    pub fn run(&self, kind: &'static str, name: &'static str, inputs: Vec<Value>, task: Value) -> Run {
+    pub fn run(
+        &self,
+        kind: &'static str,
+        name: &'static str,
+        inputs: Vec<Value>,
+        task: Value,
+    ) -> Run {
         let typed: Task = serde_json::from_value(task.clone()).unwrap();
-        let typed_inputs: Vec<Input> = inputs.iter().map(|input| serde_json::from_value(input.clone()).unwrap()).collect();
+        let typed_inputs: Vec<Input> = inputs
+            .iter()
+            .map(|input| serde_json::from_value(input.clone()).unwrap())
+            .collect();
         let key = run_key(&typed, &typed_inputs).unwrap();
         let config = json!({
             "schemaVersion": 1,
@@ -93,10 +111,24 @@ impl<'a> Chain<'a> {
             "task": task,
         });
         let work = self.root.join("work").join(&self.prefix).join(name);
-        Run { config, key, kind, name, prefix: self.prefix.clone(), work }
+        Run {
+            config,
+            key,
+            kind,
+            name,
+            prefix: self.prefix.clone(),
+            work,
+        }
     }
 
-    fn prepare(&self, name: &'static str, purpose: &str, folder: &str, format: &str, tokenizer: Value) -> Run {
+    fn prepare(
+        &self,
+        name: &'static str,
+        purpose: &str,
+        folder: &str,
+        format: &str,
+        tokenizer: Value,
+    ) -> Run {
         let mut task = json!({
             "command": "prepare", "purpose": purpose,
             "sources": [{"name": folder, "uri": format!("file://{}", self.root.join(folder).display()), "include": [], "exclude": [], "format": format, "weight": 1.0}],
@@ -111,7 +143,13 @@ impl<'a> Chain<'a> {
     }
 
     pub fn docs(&self) -> Run {
-        self.prepare("docs", "Pretraining", "docs", "Text", json!({"TrainBpe": {"vocabularySize": 320, "specialTokens": []}}))
+        self.prepare(
+            "docs",
+            "Pretraining",
+            "docs",
+            "Text",
+            json!({"TrainBpe": {"vocabularySize": 320, "specialTokens": []}}),
+        )
     }
 
     pub fn pairs(&self) -> Run {
@@ -146,13 +184,16 @@ impl<'a> Chain<'a> {
             "command": "tune", "sequenceLength": 64, "epochs": 1, "steps": 40,
             "adapter": {"rank": 4, "alpha": 8.0, "targets": ["q", "v", "o", "up", "down", "gate", "k"]},
         }));
-        self.run("FineTune", "chat", vec![pairs.input("Dataset"), base.input("Model")], task)
+        self.run(
+            "FineTune",
+            "chat",
+            vec![pairs.input("Dataset"), base.input("Model")],
+            task,
+        )
     }
 
     pub fn eval(&self, chat: &Made, base: &Made, docs: &Made, pairs: &Made) -> Run {
-        let perplexity = |name: &str, dataset: &Made, aggregation: &str| {
-            json!({"name": name, "dataset": dataset.name, "limit": 0, "measure": {"kind": "perplexity", "aggregation": aggregation}})
-        };
+        let perplexity = |name: &str, dataset: &Made, aggregation: &str| json!({"name": name, "dataset": dataset.name, "limit": 0, "measure": {"kind": "perplexity", "aggregation": aggregation}});
         let task = json!({
             "command": "evaluate", "seed": 1, "bootstrapSamples": 200, "batchSize": 4, "threads": 1,
             "suites": [
@@ -161,7 +202,12 @@ impl<'a> Chain<'a> {
                 {"name": "chat", "dataset": pairs.name, "limit": 8, "measure": {"kind": "generation", "metrics": ["Bleu", "Chrf", "Rouge"], "maxTokens": 16, "temperature": 0.0, "topP": 1.0}},
             ],
         });
-        let inputs = vec![docs.input("Dataset"), pairs.input("Dataset"), chat.input("Model"), base.input("Baseline")];
+        let inputs = vec![
+            docs.input("Dataset"),
+            pairs.input("Dataset"),
+            chat.input("Model"),
+            base.input("Baseline"),
+        ];
         self.run("Evaluation", "chat-eval", inputs, task)
     }
 
@@ -172,9 +218,16 @@ impl<'a> Chain<'a> {
 
     /// What a run committed.
     pub fn made(&self, run: &Run) -> Option<Made> {
-        let pointer = self.store.pointer(&run.prefix, run.kind, run.name, &run.key)?;
+        let pointer = self
+            .store
+            .pointer(&run.prefix, run.kind, run.name, &run.key)?;
         let text = |field: &str| pointer[field].as_str().unwrap().to_owned();
-        Some(Made { kind: run.kind, name: run.name, digest: text("digest"), uri: text("uri") })
+        Some(Made {
+            kind: run.kind,
+            name: run.name,
+            digest: text("digest"),
+            uri: text("uri"),
+        })
     }
 
     /// Runs to the end, which must be good.
@@ -190,7 +243,12 @@ static NEXT_ADDRESS: AtomicU32 = AtomicU32::new(1);
 /// A loopback address of its own, as every local pod has.
 fn address() -> String {
     let process = std::process::id();
-    format!("127.{}.{}.{}", 70 + process / 256 % 100, process % 256, NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed) % 250 + 1)
+    format!(
+        "127.{}.{}.{}",
+        70 + process / 256 % 100,
+        process % 256,
+        NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed) % 250 + 1
+    )
 }
 
 /// A worker that runs.
@@ -228,7 +286,12 @@ impl Run {
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Running { child, address, log, termination }
+        Running {
+            child,
+            address,
+            log,
+            termination,
+        }
     }
 
     /// Forgets what this node had, as when the next attempt runs elsewhere.
@@ -240,8 +303,14 @@ impl Run {
 impl Running {
     pub fn wait(mut self) -> Ended {
         let code = self.child.wait().unwrap().code();
-        let termination = std::fs::read_to_string(&self.termination).ok().and_then(|text| Termination::parse(&text));
-        Ended { code, termination, log: std::fs::read_to_string(&self.log).unwrap() }
+        let termination = std::fs::read_to_string(&self.termination)
+            .ok()
+            .and_then(|text| Termination::parse(&text));
+        Ended {
+            code,
+            termination,
+            log: std::fs::read_to_string(&self.log).unwrap(),
+        }
     }
 
     pub fn log(&self) -> String {
@@ -249,7 +318,10 @@ impl Running {
     }
 
     pub fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        let status = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(status.success());
     }
 
@@ -269,7 +341,10 @@ impl Running {
 
 impl Ended {
     pub fn said(&self) -> String {
-        let told = self.termination.as_ref().map(|told| format!("{}: {} {}", told.category, told.message, told.hint));
+        let told = self
+            .termination
+            .as_ref()
+            .map(|told| format!("{}: {} {}", told.category, told.message, told.hint));
         told.unwrap_or_else(|| panic!("no termination message: {}", self.log))
     }
 }

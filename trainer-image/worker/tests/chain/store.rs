@@ -22,11 +22,17 @@ impl Store {
     pub fn start() -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
         builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
         let service = builder.build();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         runtime.spawn(async move {
             loop {
@@ -38,25 +44,41 @@ impl Store {
                 });
             }
         });
-        Self { root, endpoint, _runtime: runtime }
+        Self {
+            root,
+            endpoint,
+            _runtime: runtime,
+        }
     }
 
     /// The file behind `s3://bucket/key` or a key.
     pub fn path(&self, key: &str) -> PathBuf {
-        let key = key.strip_prefix("s3://").map_or(key, |rest| rest.split_once('/').unwrap().1);
+        let key = key
+            .strip_prefix("s3://")
+            .map_or(key, |rest| rest.split_once('/').unwrap().1);
         self.root.path().join(BUCKET).join(key)
     }
 
     /// A run's pointer.
     pub fn pointer(&self, prefix: &str, kind: &str, name: &str, run_key: &str) -> Option<Value> {
-        let path = self.path(&format!("{prefix}/ns/{}/{name}/runs/{run_key}.json", kind.to_lowercase()));
-        std::fs::read_to_string(path).ok().map(|text| serde_json::from_str(&text).unwrap())
+        let path = self.path(&format!(
+            "{prefix}/ns/{}/{name}/runs/{run_key}.json",
+            kind.to_lowercase()
+        ));
+        std::fs::read_to_string(path)
+            .ok()
+            .map(|text| serde_json::from_str(&text).unwrap())
     }
 
     /// Steps of the checkpoints of a run whose manifest is there.
     pub fn checkpoints(&self, prefix: &str, kind: &str, name: &str, run_key: &str) -> Vec<u64> {
-        let root = self.path(&format!("{prefix}/ns/{}/{name}/checkpoints/{run_key}", kind.to_lowercase()));
-        let Ok(entries) = std::fs::read_dir(root) else { return Vec::new() };
+        let root = self.path(&format!(
+            "{prefix}/ns/{}/{name}/checkpoints/{run_key}",
+            kind.to_lowercase()
+        ));
+        let Ok(entries) = std::fs::read_dir(root) else {
+            return Vec::new();
+        };
         let mut steps: Vec<u64> = entries
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.join("manifest.json").exists())

@@ -28,7 +28,9 @@ impl Tokenize {
 
     /// The tokenizer with sacrebleu's name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Mteval13a, Self::None, Self::Char, Self::Intl].into_iter().find(|one| one.name() == name)
+        [Self::Mteval13a, Self::None, Self::Char, Self::Intl]
+            .into_iter()
+            .find(|one| one.name() == name)
     }
 
     pub(super) fn apply(self, text: &str) -> String {
@@ -57,27 +59,49 @@ fn mteval13a(text: &str) -> String {
         }
     }
     if line.contains('&') {
-        for (from, to) in [("&quot;", "\""), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")] {
+        for (from, to) in [
+            ("&quot;", "\""),
+            ("&amp;", "&"),
+            ("&lt;", "<"),
+            ("&gt;", ">"),
+        ] {
             line = line.replace(from, to);
         }
     }
     let mut first = Vec::with_capacity(line.len() * 2);
     for byte in line.bytes() {
-        if matches!(byte, b'{'..=b'~' | b'['..=b'`' | b' '..=b'&' | b'('..=b'+' | b':'..=b'@' | b'/') {
+        if matches!(byte, b'{'..=b'~' | b'['..=b'`' | b' '..=b'&' | b'('..=b'+' | b':'..=b'@' | b'/')
+        {
             first.extend_from_slice(&[b' ', byte, b' ']);
         } else {
             first.push(byte);
         }
     }
     let point = |byte: u8| byte == b'.' || byte == b',';
-    let second = pairs(&first, |a, b| !a.is_ascii_digit() && point(b), |a, b| [a, b' ', b, b' ']);
-    let third = pairs(&second, |a, b| point(a) && !b.is_ascii_digit(), |a, b| [b' ', a, b' ', b]);
-    let fourth = pairs(&third, |a, b| a.is_ascii_digit() && b == b'-', |a, b| [a, b' ', b, b' ']);
+    let second = pairs(
+        &first,
+        |a, b| !a.is_ascii_digit() && point(b),
+        |a, b| [a, b' ', b, b' '],
+    );
+    let third = pairs(
+        &second,
+        |a, b| point(a) && !b.is_ascii_digit(),
+        |a, b| [b' ', a, b' ', b],
+    );
+    let fourth = pairs(
+        &third,
+        |a, b| a.is_ascii_digit() && b == b'-',
+        |a, b| [a, b' ', b, b' '],
+    );
     String::from_utf8(fourth).unwrap_or_default()
 }
 
 /// Replaces pairs from left to right, as `re.sub` does with an expression of two characters.
-fn pairs<T: Copy>(line: &[T], hit: impl Fn(T, T) -> bool, replace: impl Fn(T, T) -> [T; 4]) -> Vec<T> {
+fn pairs<T: Copy>(
+    line: &[T],
+    hit: impl Fn(T, T) -> bool,
+    replace: impl Fn(T, T) -> [T; 4],
+) -> Vec<T> {
     let mut out = Vec::with_capacity(line.len() + 32);
     let mut rest = line;
     loop {
@@ -106,12 +130,22 @@ enum Category {
 /// Ranges of code points with their category, ascending.
 static RANGES: LazyLock<Vec<(u32, u32, Category)>> = LazyLock::new(|| {
     let mut all = Vec::new();
-    for (pattern, category) in
-        [(r"\p{N}", Category::Number), (r"\p{P}", Category::Punctuation), (r"\p{S}", Category::Symbol)]
-    {
-        let Ok(parsed) = regex_syntax::parse(pattern) else { continue };
-        if let regex_syntax::hir::HirKind::Class(regex_syntax::hir::Class::Unicode(class)) = parsed.kind() {
-            all.extend(class.iter().map(|range| (u32::from(range.start()), u32::from(range.end()), category)));
+    for (pattern, category) in [
+        (r"\p{N}", Category::Number),
+        (r"\p{P}", Category::Punctuation),
+        (r"\p{S}", Category::Symbol),
+    ] {
+        let Ok(parsed) = regex_syntax::parse(pattern) else {
+            continue;
+        };
+        if let regex_syntax::hir::HirKind::Class(regex_syntax::hir::Class::Unicode(class)) =
+            parsed.kind()
+        {
+            all.extend(
+                class
+                    .iter()
+                    .map(|range| (u32::from(range.start()), u32::from(range.end()), category)),
+            );
         }
     }
     all.sort_by_key(|range| range.0);
@@ -134,8 +168,16 @@ fn intl(text: &str) -> String {
     let line: Vec<char> = text.chars().collect();
     let punctuation = |c: char| category(c) == Category::Punctuation;
     let number = |c: char| category(c) == Category::Number;
-    let first = pairs(&line, |a, b| !number(a) && punctuation(b), |a, b| [a, ' ', b, ' ']);
-    let second = pairs(&first, |a, b| punctuation(a) && !number(b), |a, b| [' ', a, ' ', b]);
+    let first = pairs(
+        &line,
+        |a, b| !number(a) && punctuation(b),
+        |a, b| [a, ' ', b, ' '],
+    );
+    let second = pairs(
+        &first,
+        |a, b| punctuation(a) && !number(b),
+        |a, b| [' ', a, ' ', b],
+    );
     let mut out = String::with_capacity(second.len() * 2);
     for c in second {
         if category(c) == Category::Symbol {
@@ -153,10 +195,20 @@ mod tests {
 
     #[test]
     fn points_within_numbers_stay() {
-        let words = |text: &str| crate::text::split(text).map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(words(&mteval13a("It cost $1,234.50, e.g. 3-4.")), [
-            "It", "cost", "$", "1,234.50", ",", "e", ".", "g", ".", "3", "-", "4", "."
-        ]);
-        assert_eq!(words(&intl("«Так», 3.5€")), ["«", "Так", "»", ",", "3.5", "€"]);
+        let words = |text: &str| {
+            crate::text::split(text)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            words(&mteval13a("It cost $1,234.50, e.g. 3-4.")),
+            [
+                "It", "cost", "$", "1,234.50", ",", "e", ".", "g", ".", "3", "-", "4", "."
+            ]
+        );
+        assert_eq!(
+            words(&intl("«Так», 3.5€")),
+            ["«", "Так", "»", ",", "3.5", "€"]
+        );
     }
 }
