@@ -44,8 +44,7 @@ impl Normaliser {
                     }
                 }
                 let mut result: serde_json::Map<String, Value> =
-                    // managedFields name list items by keys such as `k:{"uid":"..."}`.
-                    done.into_iter().map(|(k, v)| (self.text(k), v)).collect();
+                    done.into_iter().map(|(k, v)| (k.clone(), v)).collect();
                 if let Some(prefix) = map.get("generateName").and_then(Value::as_str)
                     && map.contains_key("name")
                 {
@@ -98,6 +97,26 @@ impl Normaliser {
             rest = rest.get(word_end..).unwrap_or_default();
         }
         result
+    }
+}
+
+/// The value with uids in the names of fields made equal: managedFields name list items by keys such as
+/// `k:{"uid":"..."}`.
+pub fn without_uids_in_keys(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => Value::Object(
+            map.iter()
+                .map(|(key, item)| {
+                    let plain: Vec<&str> = key
+                        .split('"')
+                        .map(|word| if is_uid(word) { "<uid>" } else { word })
+                        .collect();
+                    (plain.join("\""), without_uids_in_keys(item))
+                })
+                .collect(),
+        ),
+        Value::Array(list) => list.iter().map(without_uids_in_keys).collect(),
+        other => other.clone(),
     }
 }
 
