@@ -35,7 +35,7 @@ impl Count {
             _ => (text, 1.0),
         };
         let value = number.parse::<f64>().map_err(|_| refused())? * factor;
-        if !value.is_finite() || value < 0.0 || value > 9e15 || value.fract() != 0.0 {
+        if !value.is_finite() || !(0.0..=9e15).contains(&value) || value.fract() != 0.0 {
             return Err(refused());
         }
         Ok(Self(value as u64))

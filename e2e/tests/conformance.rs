@@ -1,4 +1,5 @@
 //! Replays every scenario against the embedded API and compares with what kube-apiserver answered.
+#![cfg(test)]
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
 //! Drives a plain kubectl against the embedded API over HTTPS.
+#![cfg(test)]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! The whole chain on one machine, through the binaries a user runs. Needs BESSEMER_BIN (`make e2e` sets it).
 //!
 //! Each test has its own state directory and tiny data, so that a chain takes seconds.
+#![cfg(test)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

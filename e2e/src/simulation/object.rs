@@ -60,7 +60,7 @@ fn spec(kind: Kind, number: usize, random: &mut ChaCha8Rng) -> Value {
         json!({"kind": "PretrainJob", "name": "p0"})
     };
     let mut spec = match kind {
-        Kind::Dataset if number % 2 == 0 => json!({
+        Kind::Dataset if number.is_multiple_of(2) => json!({
             "purpose": "Pretraining",
             "sources": [{"name": "a", "uri": format!("s3://bucket/{number}")}],
             "tokenizer": {"train": {"vocabularySize": "4k"}}

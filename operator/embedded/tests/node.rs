@@ -1,4 +1,5 @@
 //! Controllers and node agent together, over the embedded API in memory: real processes, real sockets.
+#![cfg(test)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

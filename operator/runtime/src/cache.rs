@@ -58,6 +58,9 @@ struct Removed {
     version: u64,
 }
 
+/// An object before and after.
+pub type Change<K> = (Option<Arc<K>>, Option<Arc<K>>);
+
 impl<K: Resource + Clone> Cache<K> {
     /// An empty cache whose objects are also found by what `owner` says of them.
     pub fn new(owner: fn(&K) -> Option<String>) -> Self {
@@ -177,7 +180,7 @@ impl<K: Resource + Clone> Cache<K> {
     }
 
     /// The list is complete. Returns (before, after) of everything that changed.
-    pub fn end_list(&self, scope: &str) -> Vec<(Option<Arc<K>>, Option<Arc<K>>)> {
+    pub fn end_list(&self, scope: &str) -> Vec<Change<K>> {
         let mut state = self.state.write();
         let Some(listing) = state.listings.remove(scope) else {
             return Vec::new();

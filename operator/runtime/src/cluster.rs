@@ -61,6 +61,9 @@ fn unowned<K>(_object: &K) -> Option<String> {
     None
 }
 
+/// Called with the key of each object that something touched.
+type Touched = Arc<dyn Fn(Key) + Send + Sync>;
+
 /// The caches.
 pub struct Cluster {
     /// Datasets.
@@ -84,7 +87,7 @@ pub struct Cluster {
     /// Children: addresses.
     pub services: Arc<Cache<Service>>,
     references: RwLock<References>,
-    touched: RwLock<Option<Arc<dyn Fn(Key) + Send + Sync>>>,
+    touched: RwLock<Option<Touched>>,
 }
 
 /// Who refers to whom, both ways.

@@ -1,6 +1,12 @@
 //! How fast are Gopher's repetition rules on one thread? `bench/repetition.py` measures datatrove on the same text.
 //!
 //! `cargo bench --release -p bessemer-data --bench repetition -- DIRECTORY MEGABYTES [OUT]`
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)] // A benchmark stops at the first fault.
 
 use std::time::Instant;
 

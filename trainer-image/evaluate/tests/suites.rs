@@ -1,6 +1,6 @@
 //! Suites on real, tiny models: known values, independence of batch sizes and order, an independent way to the same
 //! log-likelihoods, comparison with a baseline.
-
+#![cfg(test)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)] // reason: a test fails by panicking
 
 use std::path::Path;

@@ -65,7 +65,6 @@ impl Drain {
 
     /// Counts a request as in flight until the token is dropped, which must be when the last byte
     /// of its answer has been handed over.
-    #[must_use]
     pub fn enter(&self) -> TaskTrackerToken {
         self.tracker.token()
     }

@@ -1,4 +1,5 @@
 //! The router over HTTP, in front of servers that do what each test tells them.
+#![cfg(test)]
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;

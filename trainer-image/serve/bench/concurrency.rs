@@ -5,6 +5,12 @@
 //! with the same client.
 //!
 //! TTFT is the time to the first event with text; TPOT is (end - TTFT) / (tokens - 1).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)] // A benchmark stops at the first fault.
 
 use bessemer_model::{Config, Directory, Model};
 use bessemer_protocol::task::ServeTask;

@@ -1,4 +1,5 @@
 //! `/v1/completions` and chat over HTTP against a tiny random model, compared with libtorch.
+#![cfg(test)]
 
 mod fixture;
 

@@ -1,6 +1,7 @@
 //! The real lm-eval drives the server unchanged, and its numbers are libtorch's. Runs when
 //! LM_EVAL_PYTHON names a Python with `lm_eval[api]==0.4.13` and `transformers` (no torch needed);
 //! otherwise it says that it was skipped.
+#![cfg(test)]
 
 mod fixture;
 

@@ -1,4 +1,5 @@
 //! Twenty promotions behind the router under twenty streaming clients: nobody notices.
+#![cfg(test)]
 
 mod fixture;
 

@@ -1,4 +1,5 @@
 //! The server around the model: errors, keys, limits, disconnects, drain.
+#![cfg(test)]
 
 mod fixture;
 

@@ -143,7 +143,7 @@ pub async fn prune_checkpoints(
     let Some(oldest) = kept
         .iter()
         .take(keep.max(1))
-        .last()
+        .next_back()
         .map(|checkpoint| checkpoint.step)
     else {
         return Ok(());

@@ -1,5 +1,5 @@
 //! A process that is really killed, again and again, ends with the same bits as one that is left alone.
-
+#![cfg(test)]
 // reason: a test says what it expects by failing
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

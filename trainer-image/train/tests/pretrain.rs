@@ -1,5 +1,5 @@
 //! Pretraining from text to a directory: prepared by bessemer-data, resumed anywhere, continued later.
-
+#![cfg(test)]
 // reason: a test says what it expects by failing
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -1,6 +1,6 @@
 //! Supervised tuning from a directory to a directory: it learns the answers, keeps the base elsewhere, and can
 //! be interrupted.
-
+#![cfg(test)]
 // reason: a test says what it expects by failing
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

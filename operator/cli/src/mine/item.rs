@@ -13,10 +13,10 @@ pub fn pairs(source: &str) -> Vec<(String, String)> {
         } else if line.starts_with("#[") || line.starts_with("//") {
             // Attributes and plain comments may stand between documentation and item.
         } else {
-            if let Some(answer) = paragraph(&documentation) {
-                if let Some(signature) = signature(line, &mut lines) {
-                    found.push((signature, answer));
-                }
+            if let Some(answer) = paragraph(&documentation)
+                && let Some(signature) = signature(line, &mut lines)
+            {
+                found.push((signature, answer));
             }
             documentation.clear();
         }

@@ -275,7 +275,7 @@ fn delete_jobs<K: RunKind>(
         let found = attempt::attempts(std::slice::from_ref(*job), &observed.children.pods, &short);
         found.first().is_some_and(|attempt| which(&attempt.outcome))
     })
-    .map(|job| delete(job))
+    .map(delete)
     .collect()
 }
 

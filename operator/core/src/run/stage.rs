@@ -66,8 +66,10 @@ impl<'a, K: RunKind> Stage<'a, K> {
     }
 
     pub(super) fn plan(&self) -> Result<Plan, Vec<Query>> {
-        let mut plan = Plan::default();
-        plan.actions = delete_children(self.observed, |run| run != self.identity.short);
+        let mut plan = Plan {
+            actions: delete_children(self.observed, |run| run != self.identity.short),
+            ..Plan::default()
+        };
         let last = self.attempts.last();
         let suspend = self.observed.object.policy().0.suspend;
         if suspend && !matches!(last.map(|a| &a.outcome), Some(Outcome::Succeeded)) {

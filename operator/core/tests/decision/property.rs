@@ -38,16 +38,16 @@ fn objects(shape: &[u8]) -> Vec<(Key, Value)> {
         among[usize::from(shape[at % shape.len()]) % among.len()]
     };
     let mut text = dataset("Pretraining");
-    if shape[0] % 3 == 0 {
+    if shape[0].is_multiple_of(3) {
         text["artifactPolicy"] = json!("Delete");
     }
     let mut pairs = dataset("Instruction");
     pairs["tokenizer"] = json!({"datasetRef": {"name": pick(1, &["text", "text", "none"])}});
     let mut base = pretrain(&["text"]);
-    if shape[2] % 4 == 0 {
+    if shape[2].is_multiple_of(4) {
         base["initialModelRef"] = json!({"kind": "FineTune", "name": pick(3, &["chat", "other"])});
     }
-    let (kind, name) = if shape[4] % 2 == 0 {
+    let (kind, name) = if shape[4].is_multiple_of(2) {
         ("PretrainJob", "base")
     } else {
         ("FineTune", "other")
@@ -61,7 +61,7 @@ fn objects(shape: &[u8]) -> Vec<(Key, Value)> {
     let mut second = pretrain(&["text", "text2"]);
     second["ttlSecondsAfterFinished"] = json!(5);
     let mut deployment = served("FineTune", "chat", "score");
-    if shape[6] % 2 == 0 {
+    if shape[6].is_multiple_of(2) {
         deployment["rollout"] =
             json!({"steps": [{"percent": 20, "holdSeconds": 7}], "abort": {"errorRate": 0.5}});
     }

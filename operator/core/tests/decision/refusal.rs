@@ -157,7 +157,8 @@ fn each_reason_has_its_case() {
     };
     let stuck = Verdict::Failed;
     let waits = Verdict::InProgress;
-    let cases: Vec<(Vec<(KindName, &str, Value)>, &str, &str, Verdict)> = vec![
+    type Given = Vec<(KindName, &'static str, Value)>;
+    let cases: Vec<(Given, &str, &str, Verdict)> = vec![
         (
             vec![base()],
             "DependencyMissing",

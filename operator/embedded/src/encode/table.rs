@@ -77,9 +77,9 @@ fn columns(resource: &Resource) -> Vec<Column> {
     let mut columns = vec![column("Name", "string", 0)];
     if resource.columns.is_empty() {
         let mut age = column("Age", "date", 0);
-        age.description = format!(
+        age.description =
             "Custom resource definition column (in JSONPath format): .metadata.creationTimestamp"
-        );
+                .to_string();
         columns.push(age);
     }
     columns.extend(resource.columns.iter().cloned());

@@ -52,6 +52,9 @@ pub struct Config {
     pub environment: Vec<(String, String)>,
 }
 
+/// Hands a pod's task the pod's newest state; none once it is gone.
+type PodSender = watch::Sender<Option<Arc<Pod>>>;
+
 /// What every pod's task shares.
 struct Shared {
     client: Client,
@@ -144,7 +147,7 @@ impl Agent {
             sources,
             shutdown: shutdown.clone(),
         });
-        let tasks: Arc<Mutex<HashMap<String, watch::Sender<Option<Arc<Pod>>>>>> = Arc::default();
+        let tasks: Arc<Mutex<HashMap<String, PodSender>>> = Arc::default();
         let tracker = tokio_util::task::TaskTracker::new();
         let (pods_tx, mut pods_rx) = tokio::sync::mpsc::unbounded_channel::<Pod>();
         let _pods = cache::watch::<Pod>(&client, shutdown.clone(), move |pod| {

@@ -111,15 +111,14 @@ async fn write_body(path: &std::path::Path, received: &mut Received) -> S3Result
     let promised = &mut received.promised;
     let named = received.algorithm.as_ref().map(ChecksumAlgorithm::as_str);
     let wanted = |given: &Option<String>, name| given.is_some() || named == Some(name);
-    let mut hasher = ChecksumHasher::default();
-    hasher.crc32 = wanted(&promised.checksum_crc32, ChecksumAlgorithm::CRC32).then(Crc32::default);
-    hasher.crc32c =
-        wanted(&promised.checksum_crc32c, ChecksumAlgorithm::CRC32C).then(Crc32c::default);
-    hasher.sha1 = wanted(&promised.checksum_sha1, ChecksumAlgorithm::SHA1).then(Sha1::default);
-    hasher.sha256 =
-        wanted(&promised.checksum_sha256, ChecksumAlgorithm::SHA256).then(Sha256::default);
-    hasher.crc64nvme =
-        wanted(&promised.checksum_crc64nvme, ChecksumAlgorithm::CRC64NVME).then(Crc64Nvme::default);
+    let mut hasher = ChecksumHasher {
+        crc32: wanted(&promised.checksum_crc32, ChecksumAlgorithm::CRC32).then(Crc32::default),
+        crc32c: wanted(&promised.checksum_crc32c, ChecksumAlgorithm::CRC32C).then(Crc32c::default),
+        sha1: wanted(&promised.checksum_sha1, ChecksumAlgorithm::SHA1).then(Sha1::default),
+        sha256: wanted(&promised.checksum_sha256, ChecksumAlgorithm::SHA256).then(Sha256::default),
+        crc64nvme: wanted(&promised.checksum_crc64nvme, ChecksumAlgorithm::CRC64NVME)
+            .then(Crc64Nvme::default),
+    };
     let mut md5 = Md5::new();
     let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
     let mut length = 0_i64;

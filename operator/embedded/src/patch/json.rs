@@ -48,7 +48,7 @@ pub fn apply(object: &Value, patch: &Value) -> Result<Value, Failure> {
                 add(&mut result, path, moved)?;
             }
             Some("copy") => {
-                let copied = result.pointer(from()?).cloned().ok_or_else(|| refuse())?;
+                let copied = result.pointer(from()?).cloned().ok_or_else(refuse)?;
                 add(&mut result, path, copied)?;
             }
             _ => return Err(refuse()),
@@ -63,7 +63,7 @@ fn split(path: &str) -> Option<(&str, String)> {
 }
 
 fn find<'a>(object: &'a mut Value, path: &str) -> Result<&'a mut Value, Failure> {
-    object.pointer_mut(path).ok_or_else(|| refuse())
+    object.pointer_mut(path).ok_or_else(refuse)
 }
 
 /// Like the API server's library, a replace makes a missing member of an existing object.
@@ -104,15 +104,15 @@ fn add(object: &mut Value, path: &str, value: Value) -> Result<(), Failure> {
 }
 
 fn take(object: &mut Value, path: &str) -> Result<Value, Failure> {
-    let (parent, last) = split(path).ok_or_else(|| refuse())?;
+    let (parent, last) = split(path).ok_or_else(refuse)?;
     match find(object, parent)? {
-        Value::Object(map) => map.remove(&last).ok_or_else(|| refuse()),
+        Value::Object(map) => map.remove(&last).ok_or_else(refuse),
         Value::Array(list) => {
             let index = last
                 .parse::<usize>()
                 .ok()
                 .filter(|i| *i < list.len())
-                .ok_or_else(|| refuse())?;
+                .ok_or_else(refuse)?;
             Ok(list.remove(index))
         }
         _ => Err(refuse()),

@@ -187,14 +187,12 @@ impl Writer {
     }
 
     fn owed(&mut self) {
-        if let Some(space) = self.pending.take() {
-            if space == '\n' && !self.text.ends_with('\n')
-                || space == ' ' && !self.text.ends_with(char::is_whitespace)
-            {
-                if !self.text.is_empty() {
-                    self.text.push(space);
-                }
-            }
+        if let Some(space) = self.pending.take()
+            && (space == '\n' && !self.text.ends_with('\n')
+                || space == ' ' && !self.text.ends_with(char::is_whitespace))
+            && !self.text.is_empty()
+        {
+            self.text.push(space);
         }
     }
 }

@@ -4,13 +4,16 @@ use std::io::Read;
 
 use crate::error::DataError;
 
+/// Given the number and the bytes of a line.
+type Each<'a> = dyn FnMut(u64, Option<&[u8]>) -> Result<(), DataError> + 'a;
+
 /// Calls `each` with the number (from 1) and the bytes of every line that is not blank; `None` for a line of more
 /// than `limit` bytes.
 pub(crate) fn each_line(
     reader: &mut dyn Read,
     limit: usize,
     failed: &dyn Fn(std::io::Error) -> DataError,
-    each: &mut dyn FnMut(u64, Option<&[u8]>) -> Result<(), DataError>,
+    each: &mut Each<'_>,
 ) -> Result<(), DataError> {
     let mut buffer = vec![0; 1 << 18];
     let mut line: Vec<u8> = Vec::new();
@@ -49,7 +52,7 @@ fn finish(
     number: u64,
     line: &mut Vec<u8>,
     over: &mut bool,
-    each: &mut dyn FnMut(u64, Option<&[u8]>) -> Result<(), DataError>,
+    each: &mut Each<'_>,
 ) -> Result<(), DataError> {
     let result = if *over {
         each(number, None)

@@ -96,13 +96,7 @@ pub fn softmax_weights(scores: &mut [f32], scale: f32) -> f32 {
 /// of overflowing; NaN stays NaN.
 pub fn exp(x: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
-    let x = if x < -87.3 {
-        -87.3
-    } else if x > 88.3 {
-        88.3
-    } else {
-        x
-    };
+    let x = x.clamp(-87.3, 88.3);
     let shifted = x * std::f32::consts::LOG2_E + SHIFT;
     let whole = shifted - SHIFT;
     let rest = x - whole * 0.693_359_4 - whole * -2.121_944_4e-4;
@@ -111,7 +105,7 @@ pub fn exp(x: f32) -> f32 {
         * rest
         + 1.666_666_5e-1)
         * rest
-        + 5.000_000_1e-1;
+        + 5e-1;
     let fraction = polynomial * rest * rest + rest + 1.0;
     let exponent = (shifted.to_bits().wrapping_add(127)) << 23;
     fraction * f32::from_bits(exponent)
@@ -155,7 +149,7 @@ mod tests {
         let gain = vec![1.0; 40];
         let root = rms_norm(&values, &gain, 0.0);
         assert!((root[..40].iter().map(|v| v * v).sum::<f32>() / 40.0 - 1.0).abs() < 1e-5);
-        let layer = layer_norm(&values, &gain, &vec![2.0; 40], 0.0);
+        let layer = layer_norm(&values, &gain, &[2.0; 40], 0.0);
         assert!((layer[40..].iter().sum::<f32>() / 40.0 - 2.0).abs() < 1e-5);
         assert!(
             (layer[40..]

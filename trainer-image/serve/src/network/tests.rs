@@ -147,9 +147,9 @@ fn logits_are_the_same_bits_in_any_company_and_on_any_number_of_threads() {
                 while done < 32 {
                     let mut rows = Vec::new();
                     for (table, tokens) in sequences.iter().enumerate() {
-                        for position in done..(done + piece).min(tokens.len()) {
+                        for (position, token) in tokens.iter().enumerate().skip(done).take(piece) {
                             rows.push(Row {
-                                token: tokens[position],
+                                token: *token,
                                 position,
                                 table,
                                 logits: (position + table) % 2 == 0,

@@ -55,7 +55,7 @@ pub fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp, backoff: Duration) -> 
     }
     if job.metadata.deletion_timestamp.is_some() {
         return Plan {
-            actions: pods.iter().filter_map(|p| count::release(p)).collect(),
+            actions: pods.iter().filter_map(count::release).collect(),
             again: None,
         };
     }
@@ -347,7 +347,7 @@ fn expire(
     now: Timestamp,
 ) -> Plan {
     let mut plan = Plan {
-        actions: pods.iter().filter_map(|p| count::release(p)).collect(),
+        actions: pods.iter().filter_map(count::release).collect(),
         again: None,
     };
     let end = status
