@@ -9,9 +9,15 @@ use bessemer_embedded::{Api, Options};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-/// Areas in which the embedded API must not differ at all. Garbage collection itself belongs here too; its scenario
-/// still lists differences in the wording of refused options (docs/status.md).
-const STRICT: &[&str] = &["apply", "conflict", "finalizer", "generation", "watch"];
+/// Areas in which the embedded API must not differ at all.
+const STRICT: &[&str] = &[
+    "apply",
+    "conflict",
+    "finalizer",
+    "garbage",
+    "generation",
+    "watch",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_api_answers_as_kube_apiserver_does() {

@@ -32,9 +32,14 @@ impl Cause {
 
     /// A field whose value is not allowed.
     pub fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
+        Self::invalid_as(field, &describe(value), detail)
+    }
+
+    /// A field whose value, printed as `shown`, is not allowed.
+    pub fn invalid_as(field: impl Into<String>, shown: &str, detail: &str) -> Self {
         Self {
             reason: "FieldValueInvalid",
-            message: format!("Invalid value: {}: {detail}", describe(value)),
+            message: format!("Invalid value: {shown}: {detail}"),
             field: field.into(),
         }
     }

@@ -23,6 +23,19 @@ pub fn default_new(resource: &Resource, value: &mut Value) {
     } else {
         initial::defaults(resource, value);
     }
+    if resource.table == "namespaces" {
+        name_label(value);
+    }
+}
+
+/// Selectors find a namespace by this label; it counts as the creator's field.
+fn name_label(namespace: &mut Value) {
+    let name = object::name(namespace).to_owned();
+    object::set(
+        namespace,
+        &["metadata", "labels", "kubernetes.io/metadata.name"],
+        name.into(),
+    );
 }
 
 /// Completes a new object with what the server itself gives it.
@@ -52,12 +65,6 @@ pub fn create(
         "namespaces" => {
             object::set(value, &["status"], json!({"phase": "Active"}));
             object::set(value, &["spec"], json!({"finalizers": ["kubernetes"]}));
-            let name = object::name(value).to_owned();
-            object::set(
-                value,
-                &["metadata", "labels", "kubernetes.io/metadata.name"],
-                name.into(),
-            );
         }
         custom::TABLE => custom::establish(value, now),
         "jobs.batch" => initial::job_selector(value),
@@ -135,12 +142,7 @@ pub fn update(
                 }
                 "namespaces" => {
                     keep(old, new, "spec");
-                    let name = object::name(old).to_owned();
-                    object::set(
-                        new,
-                        &["metadata", "labels", "kubernetes.io/metadata.name"],
-                        name.into(),
-                    );
+                    name_label(new);
                 }
                 _ => {}
             }

@@ -325,6 +325,25 @@ fn qualified(field: &str, key: &str, causes: &mut Vec<Cause>) {
     }
 }
 
+/// Owner references with the fields in the order in which kube-apiserver prints them.
+fn ordered(owners: &[Value]) -> String {
+    const ORDER: [&str; 6] = [
+        "apiVersion",
+        "kind",
+        "name",
+        "uid",
+        "controller",
+        "blockOwnerDeletion",
+    ];
+    let each = owners.iter().map(|owner| {
+        let fields = ORDER
+            .iter()
+            .filter_map(|field| Some(format!("{field:?}:{}", owner.get(field)?)));
+        format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+    });
+    format!("[{}]", each.collect::<Vec<_>>().join(","))
+}
+
 fn owners(value: &Value, causes: &mut Vec<Cause>) {
     let owners = object::at(value, &["metadata", "ownerReferences"])
         .and_then(Value::as_array)
@@ -334,16 +353,9 @@ fn owners(value: &Value, causes: &mut Vec<Cause>) {
     for (index, owner) in owners.iter().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if object::text(owner, &[field]).is_empty() {
-                let detail = match field {
-                    "apiVersion" => "version must not be empty",
-                    "kind" => "must not be empty",
-                    "name" => "must not be empty",
-                    _ => "must not be empty",
-                };
-                causes.push(Cause::invalid(
+                causes.push(Cause::required(
                     format!("metadata.ownerReferences[{index}].{field}"),
-                    &"".into(),
-                    detail,
+                    "must not be empty",
                 ));
             }
         }
@@ -355,9 +367,9 @@ fn owners(value: &Value, causes: &mut Vec<Cause>) {
             );
             match &controller {
                 None => controller = Some(shown),
-                Some(first) => causes.push(Cause::invalid(
+                Some(first) => causes.push(Cause::invalid_as(
                     "metadata.ownerReferences",
-                    &Value::Array(owners.clone()),
+                    &ordered(&owners),
                     &format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {shown}"),
                 )),
             }

@@ -12,7 +12,7 @@ use crate::convert::to_storage;
 use crate::decode::parse;
 use crate::object;
 use crate::registry::{Dependents, Resource};
-use crate::status::Failure;
+use crate::status::{Cause, Failure};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -48,11 +48,14 @@ impl Options {
             .get("orphanDependents")
             .and_then(Value::as_bool)
             .or_else(|| call.query.get("orphanDependents").map(|v| v == "true"));
+        let refuse = |cause: Cause| Failure::options("DeleteOptions", &cause);
         let propagation = match (word("propagationPolicy"), orphan) {
-            (Some(_), Some(_)) => {
-                return Err(Failure::bad_request(
+            (Some(policy), Some(_)) => {
+                return Err(refuse(Cause::invalid(
+                    "propagationPolicy",
+                    &policy.into(),
                     "orphanDependents and deletionPropagation cannot be both set",
-                ));
+                )));
             }
             (None, Some(true)) => Some("Orphan".to_owned()),
             (None, Some(false)) => Some("Background".to_owned()),
@@ -61,8 +64,10 @@ impl Options {
         if let Some(policy) = &propagation
             && !matches!(policy.as_str(), "Orphan" | "Background" | "Foreground")
         {
-            return Err(Failure::unprocessable(format!(
-                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {policy:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
+            return Err(refuse(Cause::not_supported(
+                "propagationPolicy",
+                &policy.as_str().into(),
+                &["Foreground", "Background", "Orphan", "nil"].map(str::to_owned),
             )));
         }
         Ok(Self {
@@ -191,6 +196,7 @@ fn one(
         terminate(&mut value, call.now, grace);
     }
     if namespace_lives {
+        object::remove(&mut value, &["metadata", "deletionGracePeriodSeconds"]);
         object::set(&mut value, &["status", "phase"], "Terminating".into());
     }
     if value == before || call.dry_run() {
