@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bessemer_core::Settings;
+use bessemer_core::{Settings, access};
 use bessemer_protocol::Storage;
 use bessemer_runtime::clock::{Random, SystemClock};
 use bessemer_runtime::metric::Metrics;
@@ -38,6 +38,19 @@ struct Arguments {
     /// Base URL of the progress intake as pods reach it; workers report nowhere without.
     #[arg(long, env = "BESSEMER_PROGRESS_URL")]
     progress_url: Option<String>,
+    /// Secret in each object's namespace that holds the workers' storage keys; optional there.
+    #[arg(
+        long,
+        env = "BESSEMER_CREDENTIALS_SECRET",
+        default_value = "bessemer-storage"
+    )]
+    credentials_secret: String,
+    /// Runtime class of pods with GPUs whose object names none.
+    #[arg(long, env = "BESSEMER_GPU_RUNTIME_CLASS")]
+    gpu_runtime_class: Option<String>,
+    /// Priority class of pods whose object names none.
+    #[arg(long, env = "BESSEMER_POD_PRIORITY_CLASS")]
+    pod_priority_class: Option<String>,
     /// Namespace to watch; repeat for several, all without.
     #[arg(
         long = "watch-namespace",
@@ -160,6 +173,9 @@ fn configuration(arguments: &Arguments) -> Config {
         prefix: arguments.prefix.trim_matches('/').to_owned(),
     };
     let mut settings = Settings::new(storage, arguments.image.as_str());
+    settings.credentials_secret = arguments.credentials_secret.clone();
+    settings.pod_defaults.gpu_runtime_class = arguments.gpu_runtime_class.clone();
+    settings.pod_defaults.priority_class = arguments.pod_priority_class.clone();
     settings.progress_url = arguments.progress_url.clone();
     settings.otlp_endpoint = arguments.otlp_endpoint.clone();
     let mut config = Config::new(settings);
@@ -169,11 +185,8 @@ fn configuration(arguments: &Arguments) -> Config {
     config.health_address = Some(arguments.health_address);
     config.intake_address = Some(arguments.intake_address);
     config.election = arguments.lease_namespace.clone().map(|namespace| {
-        let mut election = lease::Config::new(
-            namespace,
-            "bessemer-operator".into(),
-            arguments.identity.clone(),
-        );
+        let mut election =
+            lease::Config::new(namespace, access::LEASE.into(), arguments.identity.clone());
         election.progress_url = arguments.advertise_url.clone();
         election
     });

@@ -1,4 +1,4 @@
-//! Writes crds/yaml/*.yaml from the Rust types: `generate DIRECTORY`; with `--check` it only compares.
+//! Writes the definitions from the Rust types: `generate DIRECTORY...`; with `--check` it only compares.
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
@@ -6,15 +6,21 @@ use kube::ResourceExt;
 
 fn main() -> ExitCode {
     let mut check = false;
-    let mut directory = PathBuf::from("crds/yaml");
+    let mut directories: Vec<PathBuf> = Vec::new();
     for argument in env::args().skip(1) {
         if argument == "--check" {
             check = true;
         } else {
-            directory = argument.into();
+            directories.push(argument.into());
         }
     }
-    match generate(&directory, check) {
+    if directories.is_empty() {
+        directories.push("crds/yaml".into());
+    }
+    match directories
+        .iter()
+        .try_for_each(|directory| generate(directory, check))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("{message}");

@@ -49,24 +49,22 @@ struct Followed {
 /// Sends the manifests in any order, then follows Bessemer's objects among them.
 pub async fn apply(client: &Client, place: &Place, options: &Options) -> Result<(), Error> {
     let objects = manifest::read(&options.filename)?;
-    let mut settled = true;
+    let mut changed = false;
     let mut followed = Vec::new();
     let discovery = Discovery::new(client.clone()).run().await?;
     for (file, object) in objects {
-        let (namespace, applied, differs) =
+        let (kind, namespace, name, differs) =
             send(client, &discovery, &options.namespace, &file, object).await?;
-        settled &= !differs;
-        let kind = applied.types.as_ref().map_or("", |types| &types.kind);
-        if let Some(kind) = object::kind_of(kind) {
-            settled &= object::state(&applied) == State::Ready;
-            followed.push((kind, namespace, applied.name_any()));
+        changed |= differs;
+        if let Some(kind) = object::kind_of(&kind) {
+            followed.push((kind, namespace, name));
         }
     }
     followed.sort();
     if options.no_wait {
         return Ok(());
     }
-    if settled {
+    if !changed && all_ready(client, &followed).await? {
         println!(
             "Nothing to do: all {} objects are ready and unchanged.",
             followed.len()
@@ -80,14 +78,14 @@ pub async fn apply(client: &Client, place: &Place, options: &Options) -> Result<
     outcome
 }
 
-/// Applies one object; returns its namespace, the object as it is now, and whether that changed it.
+/// Applies one object; true when that changed it.
 async fn send(
     client: &Client,
     discovery: &Discovery,
     namespace: &str,
     file: &std::path::Path,
     object: DynamicObject,
-) -> Result<(String, DynamicObject, bool), Error> {
+) -> Result<(String, String, String, bool), Error> {
     let types = object.types.clone().unwrap_or_default();
     let gvk = kube::core::GroupVersionKind::try_from(&types).map_err(|error| Error::Manifest {
         path: file.into(),
@@ -131,7 +129,17 @@ async fn send(
         "unchanged"
     };
     println!("{title} {word}");
-    Ok((namespace, applied, differs))
+    Ok((types.kind, namespace, name, differs))
+}
+
+async fn all_ready(client: &Client, objects: &[(Kind, String, String)]) -> Result<bool, Error> {
+    for (kind, namespace, name) in objects {
+        let found = object::api(client, *kind, namespace).get_opt(name).await?;
+        if found.as_ref().map(object::state) != Some(State::Ready) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Shows the objects until all are ready; an object that failed for good, or the time, ends it.

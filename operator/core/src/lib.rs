@@ -3,6 +3,7 @@
 //! Owns what should happen and how it is told (conditions, reasons, events). It must not read, write or wait:
 //! time, caches and answers from the object store come in as values, actions go out as values.
 
+pub mod access;
 pub mod action;
 pub mod condition;
 mod dataset;

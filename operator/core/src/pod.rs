@@ -8,6 +8,7 @@ use bessemer_protocol::{PROGRESS_AUDIENCE, env};
 use serde_json::{Map, Value, json};
 
 use crate::label;
+use crate::settings::PodDefaults;
 
 /// Version of the templates below; kept in status and on children.
 pub const TEMPLATE_VERSION: i32 = 1;
@@ -50,6 +51,8 @@ pub struct Container {
     pub grace_seconds: i64,
     /// Headless Service that gives ranks their names.
     pub subdomain: Option<String>,
+    /// What holds where the object says nothing.
+    pub defaults: PodDefaults,
 }
 
 /// The pod template (`metadata` and `spec`) for `container` under the object's policy.
@@ -89,10 +92,20 @@ pub fn template(
     if !pod.tolerations.is_empty() {
         put(&mut spec, "tolerations", json!(pod.tolerations));
     }
+    let defaults = &container.defaults;
+    let gpu_runtime = defaults
+        .gpu_runtime_class
+        .as_ref()
+        .filter(|_| gpus(container, policy) > 0);
+    let priority = pod.priority_class_name.as_ref();
+    let runtime = pod.runtime_class_name.as_ref();
     for (field, value) in [
-        ("priorityClassName", &pod.priority_class_name),
-        ("runtimeClassName", &pod.runtime_class_name),
-        ("serviceAccountName", &pod.service_account_name),
+        (
+            "priorityClassName",
+            priority.or(defaults.priority_class.as_ref()),
+        ),
+        ("runtimeClassName", runtime.or(gpu_runtime)),
+        ("serviceAccountName", pod.service_account_name.as_ref()),
     ] {
         if let Some(value) = value {
             put(&mut spec, field, json!(value));
@@ -216,11 +229,15 @@ fn resources(container: &Container, policy: &ObjectPolicy) -> Map<String, Value>
     if let Some(scratch) = &wanted.scratch {
         all.insert("ephemeral-storage".into(), json!(scratch));
     }
-    let gpus = wanted.gpus.unwrap_or(0).max(container.gpus);
+    let gpus = gpus(container, policy);
     if gpus > 0 {
         all.insert("nvidia.com/gpu".into(), json!(gpus.to_string()));
     }
     all
+}
+
+fn gpus(container: &Container, policy: &ObjectPolicy) -> i32 {
+    policy.resources.gpus.unwrap_or(0).max(container.gpus)
 }
 
 fn volumes(container: &Container, policy: &ObjectPolicy) -> Vec<Value> {

@@ -16,6 +16,9 @@ pub struct Settings {
     /// Base URL of the progress intake as pods reach it; absent means workers report nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_url: Option<String>,
+    /// What pods get where their object says nothing.
+    #[serde(default)]
+    pub pod_defaults: PodDefaults,
     /// OTLP endpoint handed to workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub otlp_endpoint: Option<String>,
@@ -31,6 +34,18 @@ pub struct Settings {
     pub drain_deadline_seconds: u64,
 }
 
+/// What pods get where their object says nothing. Running Jobs keep what they have; a change rolls servers, one by one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodDefaults {
+    /// Runtime class of pods with GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_runtime_class: Option<String>,
+    /// Priority class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class: Option<String>,
+}
+
 impl Settings {
     /// Settings for the given store and image, with the defaults of the rest.
     pub fn new(storage: Storage, image: impl Into<String>) -> Self {
@@ -39,6 +54,7 @@ impl Settings {
             credentials_secret: "bessemer-storage".into(),
             image: image.into(),
             progress_url: None,
+            pod_defaults: PodDefaults::default(),
             otlp_endpoint: None,
             threads: 1,
             local: false,

@@ -193,6 +193,7 @@ fn container(
         runs_once: false,
         grace_seconds: 30,
         subdomain: None,
+        defaults: settings.pod_defaults.clone(),
     }
 }
 

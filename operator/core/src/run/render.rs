@@ -109,6 +109,7 @@ pub fn render<K: RunKind>(
         runs_once: true,
         grace_seconds: 120,
         subdomain: several.then(|| name.clone()),
+        defaults: settings.pod_defaults.clone(),
     };
     let template = pod::template(&container, policy, &labels);
     let template_hash = label::short_hash(&[&template.to_string()], 16);

@@ -76,6 +76,33 @@ fn run_configurations_of_the_chain() {
     insta::assert_snapshot!(show(&configs));
 }
 
+#[test]
+fn the_installers_classes_fill_in_and_the_object_wins() {
+    let classes = |spec: Value| {
+        let mut cluster = Cluster::new();
+        cluster.settings.pod_defaults.gpu_runtime_class = Some("nvidia".into());
+        cluster.settings.pod_defaults.priority_class = Some("training".into());
+        cluster.apply(KindName::Dataset, "text", dataset("Pretraining"));
+        cluster.apply(KindName::PretrainJob, "base", spec);
+        cluster.settle();
+        let jobs = cluster.of_kind("Job");
+        let job = jobs
+            .iter()
+            .find(|job| job["metadata"]["labels"]["bessemer.dev/name"] == "base");
+        let pod = &job.unwrap()["spec"]["template"]["spec"];
+        (
+            pod["runtimeClassName"].clone(),
+            pod["priorityClassName"].clone(),
+        )
+    };
+    let mut spec = pretrain(&["text"]);
+    assert_eq!(classes(spec.clone()), (Value::Null, json!("training")));
+    spec["workers"] = json!({"replicas": 1, "gpus": 1});
+    assert_eq!(classes(spec.clone()), (json!("nvidia"), json!("training")));
+    spec["pod"] = json!({"priorityClassName": "high", "runtimeClassName": "own"});
+    assert_eq!(classes(spec), (json!("own"), json!("high")));
+}
+
 /// Pod Security "restricted", as the admission plugin checks it.
 #[test]
 fn every_pod_is_restricted() {
