@@ -91,6 +91,8 @@ pub struct Cluster {
     pub writes: usize,
     pub digest_salt: String,
     pub requeue: Option<u64>,
+    /// Every object as it was after each write of its status.
+    pub history: Vec<Value>,
     count: u64,
 }
 
@@ -170,6 +172,7 @@ impl Cluster {
             writes: 0,
             digest_salt: String::new(),
             requeue: None,
+            history: Vec::new(),
             count: 0,
         }
     }
@@ -331,6 +334,8 @@ impl Cluster {
         object["metadata"]["resourceVersion"] = json!(version);
         typed!(key, object, typed => drop(typed));
         kstatus::check(key, object, &old);
+        let seen = object.clone();
+        self.history.push(seen);
     }
 
     /// One pass over one object.

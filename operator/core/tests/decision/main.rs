@@ -11,6 +11,7 @@
 mod cluster;
 mod deployment;
 mod fixture;
+mod gitops;
 mod kstatus;
 mod property;
 mod refusal;
