@@ -51,6 +51,18 @@ simulate: setup ## run the simulation: SEEDS=n, FROM=first seed
 e2e: setup ## end-to-end tests on the embedded control plane, kubectl included
 	.ci/e2e
 
+.PHONY: charts
+charts: ## lint, render and check the Helm charts, their rules and wrong values (no cluster; needs Go)
+	charts/test
+
+.PHONY: images-binaries
+images-binaries: setup
+	$(CARGO) build --release --locked -p bessemer-operator -p bessemer-worker
+
+.PHONY: images
+images: images-binaries ## build both images from scratch as OCI layouts below the cache, and check them
+	trainer-image/test-images --bin "$(BIN)"
+
 .PHONY: parity
 parity: setup ## tests against the peers and the real data of ../shared/data
 	.ci/parity
