@@ -105,6 +105,8 @@ pub enum DatasetPurpose {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.uri) != has(self.deploymentRef)").message("give either uri or deploymentRef"))]
+#[x_kube(validation = Rule::new("!has(self.credentialsSecretRef) || (has(self.uri) && self.uri.startsWith('s3://'))").message("credentialsSecretRef is for s3:// sources only"))]
+#[x_kube(validation = Rule::new("!has(self.subjectField) || self.format == 'Jsonl'").message("subjectField needs format: Jsonl, since only JSON records have fields"))]
 pub struct DatasetSource {
     /// Unique name within the dataset.
     #[schemars(
@@ -123,7 +125,9 @@ pub struct DatasetSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 256), regex(pattern = "^https?://"))]
     pub endpoint: Option<String>,
-    /// Keys of a foreign store (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).
+    /// Keys of a foreign store, for this source alone: a Secret of the namespace with AWS_ACCESS_KEY_ID and
+    /// AWS_SECRET_ACCESS_KEY; AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL (which `endpoint` overrides) are
+    /// optional.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
     /// Deployment whose collected feedback is the source.
@@ -148,11 +152,12 @@ pub struct DatasetSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub license: Option<String>,
-    /// Basis on which personal text may be used.
+    /// Basis on which personal text may be used; kept as provenance of each document and counted in status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub consent: Option<String>,
-    /// Field of JSON records that holds the subject's key, for erasure.
+    /// Field of JSON records (format Jsonl) that holds the subject's key, for erasure. Only its SHA-256 is kept, beside
+    /// the documents; records without one are removed with the reason `noSubject`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub subject_field: Option<String>,
@@ -214,7 +219,7 @@ pub struct DatasetClean {
     /// Unicode normalisation.
     #[serde(default)]
     pub unicode: UnicodeForm,
-    /// Language that documents must have.
+    /// Language that documents must have; others are removed with the reason `language`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<Language>,
     /// Shortest document kept, in characters.
@@ -264,10 +269,11 @@ impl Default for DatasetClean {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Language {
-    /// ISO 639-3 code.
+    /// ISO 639-3 code, such as `eng`, of one of 70 languages.
     #[schemars(length(min = 3, max = 3), regex(pattern = "^[a-z]{3}$"))]
     pub code: String,
-    /// Least confidence.
+    /// Least confidence. Short texts and close relatives (Norwegian and Danish, Croatian and Serbian) score low: measure
+    /// before filtering texts of less than a hundred characters.
     #[serde(default = "language_score")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_score: f64,
@@ -478,4 +484,7 @@ pub struct DatasetStatistics {
     /// Documents per licence.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub licenses: BTreeMap<String, i64>,
+    /// Documents per basis of consent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub consents: BTreeMap<String, i64>,
 }

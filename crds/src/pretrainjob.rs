@@ -249,7 +249,7 @@ pub struct PretrainJobStatus {
     /// Model FLOPs utilisation, 0 to 1, where the hardware's peak is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_flops_utilization: Option<f64>,
-    /// GPU-hours used.
+    /// GPU-hours of the run that has ended, from startTime to completionTime; 0 on CPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_hours: Option<f64>,
     /// Cost so far, where prices are known.

@@ -132,6 +132,7 @@ async fn operate(arguments: Arguments) -> Result<(), (&'static str, String)> {
         endpoint: arguments.s3_endpoint.clone(),
         region: arguments.region.clone(),
         bucket: arguments.bucket.clone(),
+        keys: None,
         deadline: Duration::from_secs(20),
     })
     .await;

@@ -101,6 +101,8 @@ fn cases() -> Vec<Case> {
         case(Dataset, "at least one source", &[], &[("/spec/sources/0", json!({"name": "a"}))]),
         transition(Dataset, "purpose is immutable", &[("/spec/purpose", json!("Retrieval"))]),
         case(Dataset, "either uri or deploymentRef", &[("/spec/sources/0", json!({"name": "a", "deploymentRef": {"name": "m"}}))], &[("/spec/sources/0", json!({"name": "a", "uri": "s3://b/c", "deploymentRef": {"name": "m"}}))]),
+        case(Dataset, "credentialsSecretRef is for s3", &[("/spec/sources/0", json!({"name": "a", "uri": "s3://b/c", "credentialsSecretRef": {"name": "k"}}))], &[("/spec/sources/0", json!({"name": "a", "uri": "file:///c", "credentialsSecretRef": {"name": "k"}}))]),
+        case(Dataset, "subjectField needs format: Jsonl", &[("/spec/sources/0", json!({"name": "a", "uri": "s3://b/c", "format": "Jsonl", "subjectField": "who"}))], &[("/spec/sources/0", json!({"name": "a", "uri": "s3://b/c", "subjectField": "who"}))]),
         case(Dataset, "minCharacters must not exceed", &[("/spec/clean", json!({"minCharacters": 5, "maxCharacters": 5}))], &[("/spec/clean", json!({"minCharacters": 6, "maxCharacters": 5}))]),
         case(Dataset, "either train or datasetRef", &[("/spec/tokenizer", json!({"datasetRef": {"name": "t"}}))], &[("/spec/tokenizer", json!({"datasetRef": {"name": "t"}, "train": {"vocabularySize": 512}}))]),
         case(PretrainJob, "product of parallelism", &[("/spec/parallelism", json!({"data": 2})), ("/spec/workers", json!({"replicas": 2}))], &[("/spec/parallelism", json!({"data": 2}))]),

@@ -7,46 +7,34 @@ mod status;
 use bessemer_api::{CommonStatus, FineTune, Kind as KindName, ObjectPolicy, RunPolicy};
 use serde_json::Value;
 
-use crate::kind::{Kind, Observed};
+use crate::kind::Observed;
 use crate::peer::{Peer, Reference};
-use crate::plan::Plan;
 use crate::reason::Halt;
-use crate::run::{self, News, Run, RunKind};
+use crate::run::{News, Run, RunKind};
 use crate::settings::Settings;
 
-impl Kind for FineTune {
-    const KIND: KindName = KindName::FineTune;
-    type Resolved = Run;
+impl RunKind for FineTune {
+    const NAME: KindName = KindName::FineTune;
+    const KEEPS_RUN: bool = true;
 
-    fn references(&self) -> Vec<Reference> {
+    fn names(&self) -> Vec<Reference> {
         observe::references(self)
     }
 
-    fn peer(&self) -> Peer {
+    fn shows(&self) -> Peer {
         observe::peer(self)
     }
 
-    fn resolve(observed: &Observed<Self>, settings: &Settings) -> Result<Run, Halt> {
+    fn run(observed: &Observed<Self>, settings: &Settings) -> Result<Run, Halt> {
         resolve::resolve(observed, settings)
     }
-
-    fn plan(observed: &Observed<Self>, settings: &Settings) -> Plan {
-        run::plan(observed, settings)
-    }
-}
-
-impl RunKind for FineTune {
-    const KEEPS_RUN: bool = true;
 
     fn policy(&self) -> (&ObjectPolicy, &RunPolicy) {
         (&self.spec.policy, &self.spec.run)
     }
 
-    fn common(&self) -> CommonStatus {
-        self.status
-            .as_ref()
-            .map(|status| status.common.clone())
-            .unwrap_or_default()
+    fn common(&self) -> Option<&CommonStatus> {
+        self.status.as_ref().map(|status| &status.common)
     }
 
     fn status(&self, common: CommonStatus, news: News<'_>) -> Value {

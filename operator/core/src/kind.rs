@@ -60,8 +60,8 @@ pub struct Observed<K> {
     pub now: Timestamp,
 }
 
-/// One of the five kinds, as the runtime drives it: [`observe`], [`Kind::plan`], then execute and publish.
-pub trait Kind:
+/// An object of a kind of ours, as it is read and written.
+pub trait Object:
     kube::Resource<DynamicType = ()>
     + Clone
     + Debug
@@ -71,6 +71,22 @@ pub trait Kind:
     + Sync
     + 'static
 {
+}
+
+impl<T> Object for T where
+    T: kube::Resource<DynamicType = ()>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// One of the five kinds, as the runtime drives it: [`observe`], [`Kind::plan`], then execute and publish.
+pub trait Kind: Object {
     /// Which kind.
     const KIND: KindName;
 

@@ -33,6 +33,8 @@ pub struct Container {
     pub config_map: String,
     /// Secret whose keys become environment variables, if it exists.
     pub credentials_secret: Option<String>,
+    /// Secrets whose keys become variables for one source each.
+    pub source_secrets: Vec<SourceSecret>,
     /// Base URL of the progress intake; mounts the token too.
     pub progress_url: Option<String>,
     /// OTLP endpoint.
@@ -53,6 +55,15 @@ pub struct Container {
     pub subdomain: Option<String>,
     /// What holds where the object says nothing.
     pub defaults: PodDefaults,
+}
+
+/// Keys of a source's own store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceSecret {
+    /// Name of the source.
+    pub source: String,
+    /// Name of the Secret.
+    pub secret: String,
 }
 
 /// The pod template (`metadata` and `spec`) for `container` under the object's policy.
@@ -202,6 +213,15 @@ fn environment(container: &Container, policy: &ObjectPolicy) -> Vec<Value> {
     }
     if let Some(endpoint) = &container.otlp_endpoint {
         all.push(json!({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint}));
+    }
+    for SourceSecret { source, secret } in &container.source_secrets {
+        let required = env::STORE_KEYS.map(|key| (key, false));
+        let optional = env::OPTIONAL_STORE_KEYS.map(|key| (key, true));
+        all.extend(required.into_iter().chain(optional).map(|(key, optional)| {
+            json!({"name": env::source_key(source, key), "valueFrom": {"secretKeyRef": {
+                "name": secret, "key": key, "optional": optional
+            }}})
+        }));
     }
     // The user's variables come last, but never replace one that the worker's contract names.
     let taken: Vec<String> = all

@@ -8,32 +8,77 @@ mod render;
 mod stage;
 mod status;
 
-use bessemer_api::{CommonStatus, InputDigest, ObjectPolicy, RunPolicy};
+use bessemer_api::{CommonStatus, InputDigest, Kind as KindName, ObjectPolicy, RunPolicy};
 use bessemer_protocol::{IdentityError, Input, RunConfig, Task, run_key};
 use serde_json::Value;
 
-use crate::kind::Kind;
+use crate::kind::{Kind, Object, Observed};
 use crate::label;
+use crate::peer::{Peer, Reference};
+use crate::plan::Plan;
+use crate::pod::SourceSecret;
 use crate::query::{Artefact, Received};
-use crate::reason::{self, Invalid};
+use crate::reason::{self, Halt, Invalid};
+use crate::settings::Settings;
 
 pub use plan::plan;
 pub use render::{CONFIG_FILE, Rendered, render};
 pub use status::{Told, checkpoint, losses, transitions, waiting};
 
-/// A kind whose objects run to completion.
-pub trait RunKind: Kind<Resolved = Run> {
+/// A kind whose objects run to completion; by this it is a [`Kind`].
+pub trait RunKind: Object {
+    /// Which kind.
+    const NAME: KindName;
+
     /// Whether a finished run stays when its inputs change (InputsChanged) instead of opening a new one.
     const KEEPS_RUN: bool;
+
+    /// See [`Kind::references`].
+    fn names(&self) -> Vec<Reference>;
+
+    /// See [`Kind::peer`].
+    fn shows(&self) -> Peer;
+
+    /// The desired state, see [`Kind::resolve`].
+    ///
+    /// # Errors
+    /// As there.
+    fn run(observed: &Observed<Self>, settings: &Settings) -> Result<Run, Halt>;
 
     /// The policy blocks of the spec.
     fn policy(&self) -> (&ObjectPolicy, &RunPolicy);
 
-    /// The common part of the present status.
-    fn common(&self) -> CommonStatus;
+    /// The common part of the present status, if there is a status.
+    fn common(&self) -> Option<&CommonStatus>;
+
+    /// Secrets with the keys of single sources.
+    fn source_secrets(&self) -> Vec<SourceSecret> {
+        Vec::new()
+    }
 
     /// The kind's whole status around the new common part.
     fn status(&self, common: CommonStatus, news: News<'_>) -> Value;
+}
+
+impl<K: RunKind> Kind for K {
+    const KIND: KindName = K::NAME;
+    type Resolved = Run;
+
+    fn references(&self) -> Vec<Reference> {
+        self.names()
+    }
+
+    fn peer(&self) -> Peer {
+        self.shows()
+    }
+
+    fn resolve(observed: &Observed<Self>, settings: &Settings) -> Result<Run, Halt> {
+        Self::run(observed, settings)
+    }
+
+    fn plan(observed: &Observed<Self>, settings: &Settings) -> Plan {
+        plan(observed, settings)
+    }
 }
 
 /// What a kind may add to its own status.

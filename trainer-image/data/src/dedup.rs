@@ -1,21 +1,34 @@
-//! Owns exact deduplication: the first document in order stays; memory is 16 bytes and overhead per document.
+//! Owns exact deduplication: the first document in order stays; memory is 40 bytes and overhead per document.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use xxhash_rust::xxh3::Xxh3;
 
-/// Hashes of the texts seen so far.
+use crate::provenance::Place;
+
+/// Fingerprints of the texts seen so far, each with where the document lies that stays.
 #[derive(Debug, Default)]
-pub(crate) struct Seen(HashSet<u128>);
+pub(crate) struct Seen(HashMap<u128, Option<Place>>);
 
 impl Seen {
-    /// Whether this text was new. Compared are words: case and white space do not matter.
-    pub(crate) fn insert(&mut self, text: &str) -> bool {
-        self.0.insert(fingerprint(text))
+    /// The first document with this fingerprint, if there was one; else `place` is it from now on.
+    pub(crate) fn insert(
+        &mut self,
+        fingerprint: u128,
+        place: Option<Place>,
+    ) -> Option<Option<Place>> {
+        match self.0.entry(fingerprint) {
+            Entry::Occupied(known) => Some(*known.get()),
+            Entry::Vacant(new) => {
+                new.insert(place);
+                None
+            }
+        }
     }
 }
 
-/// XXH3-128 over the lower-cased words joined by single spaces.
+/// XXH3-128 over the lower-cased words joined by single spaces: case and white space do not matter.
 pub(crate) fn fingerprint(text: &str) -> u128 {
     let mut hasher = Xxh3::new();
     let mut buffer = [0; 4];

@@ -15,30 +15,83 @@ use crate::record;
 
 pub(crate) use html::text_of_html;
 
-/// What a file yields: documents, and pieces that were left out with a reason.
+/// What a piece of a file turns out to be: a document, or left out with a reason.
 pub(crate) enum Item {
     Document(Document),
     Removed(&'static str),
 }
 
+/// A piece of a file as it was read, decompressed but not yet looked at: at most one document.
+#[derive(Debug)]
+pub(crate) enum Raw {
+    /// A whole file.
+    File(Format, Vec<u8>),
+    /// A line of JSON records, with its number from 1.
+    Line(u64, Vec<u8>),
+    /// A file or line that is too long to be held.
+    TooLong,
+}
+
+impl Raw {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::File(_, bytes) | Self::Line(_, bytes) => bytes.len(),
+            Self::TooLong => 0,
+        }
+    }
+
+    /// The document within; `None` when it is empty of text.
+    ///
+    /// # Errors
+    /// `NotText`, `Record`.
+    pub(crate) fn parse(
+        &self,
+        path: &Path,
+        reading: &Reading<'_>,
+    ) -> Result<Option<Item>, DataError> {
+        match self {
+            Self::TooLong => Ok(Some(Item::Removed("tooLong"))),
+            Self::Line(line, bytes) => {
+                let at = record::At { path, line: *line };
+                record::read(&at, text(path, bytes)?, reading)
+            }
+            Self::File(format, bytes) => {
+                let content = text(path, bytes)?;
+                let text = match format {
+                    Format::Html => text_of_html(content),
+                    _ => content.to_string(),
+                };
+                Ok(Some(Item::Document(Document {
+                    text,
+                    license: None,
+                    subject: None,
+                })))
+            }
+        }
+    }
+}
+
 /// How the text of a source's records is found.
+#[derive(Debug)]
 pub(crate) struct Reading<'a> {
     pub format: Format,
     pub text_field: Option<&'a str>,
+    pub subject_field: Option<&'a str>,
     /// Records are kept whole (instruction and similar purposes).
     pub records: bool,
     /// Decides the form of records.
     pub purpose: Purpose,
 }
 
-/// Calls `each` for every document of a file.
+/// Calls `each` for every piece of a file.
 ///
 /// # Errors
-/// `NotText`, `Compressed`, `Record`, `Vanished`, those of the file system and of `each`.
+/// `Compressed`, `Vanished`, those of the file system and of `each`.
 pub(crate) fn read_file(
     path: &Path,
-    reading: &Reading<'_>,
-    each: &mut dyn FnMut(Item) -> Result<(), DataError>,
+    format: Format,
+    each: &mut dyn FnMut(Raw) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
     let file = File::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => DataError::Vanished { path: path.into() },
@@ -50,7 +103,7 @@ pub(crate) fn read_file(
     } else {
         path.to_path_buf()
     };
-    let format = match reading.format {
+    let format = match format {
         Format::Auto => guess(&name),
         given => given,
     };
@@ -75,13 +128,8 @@ pub(crate) fn read_file(
             MAX_BYTES,
             &failed,
             &mut |number, line| match line {
-                None => each(Item::Removed("tooLong")),
-                Some(line) => {
-                    let at = record::At { path, line: number };
-                    let text = text(path, line)?;
-                    record::read(&at, text, reading)
-                        .map_or(Ok(()), |document| each(Item::Document(document?)))
-                }
+                None => each(Raw::TooLong),
+                Some(line) => each(Raw::Line(number, line.to_vec())),
             },
         );
     }
@@ -94,17 +142,9 @@ pub(crate) fn read_file(
     if read > MAX_BYTES {
         // Read to the end all the same, so that a damaged archive is found.
         std::io::copy(reader.as_mut(), &mut std::io::sink()).map_err(failed)?;
-        return each(Item::Removed("tooLong"));
+        return each(Raw::TooLong);
     }
-    let content = text(path, &bytes)?;
-    let text = match format {
-        Format::Html => text_of_html(content),
-        _ => content.to_string(),
-    };
-    each(Item::Document(Document {
-        text,
-        license: None,
-    }))
+    each(Raw::File(format, bytes))
 }
 
 /// The format of a file by its extension; what is unknown is plain text.

@@ -1,25 +1,50 @@
 //! Owns the filters of text; each gives a stable reason and must not change the text.
 
+mod language;
 mod repetition;
 
 use bessemer_protocol::task::{Clean, Repetition};
 
+use crate::error::DataError;
+use language::Language;
+
 pub use repetition::{Repetition as RepetitionFilter, RepetitionRule};
 
-/// Why a document goes; `None` when it stays.
-pub(crate) fn refused(clean: &Clean, text: &str) -> Option<&'static str> {
-    let characters = text.chars().count() as u64;
-    if characters < clean.min_characters {
-        return Some("tooShort");
+/// The filters of a task with their scratch space, reused over documents.
+#[derive(Debug)]
+pub(crate) struct Filter<'a> {
+    clean: &'a Clean,
+    repetition: Option<RepetitionFilter>,
+    language: Option<Language>,
+}
+
+impl<'a> Filter<'a> {
+    /// # Errors
+    /// `Config` for a language that is not known.
+    pub(crate) fn new(clean: &'a Clean) -> Result<Self, DataError> {
+        Ok(Self {
+            clean,
+            repetition: clean
+                .repetition
+                .map(|Repetition::Gopher| RepetitionFilter::new()),
+            language: clean.language.as_ref().map(Language::new).transpose()?,
+        })
     }
-    if characters > clean.max_characters {
-        return Some("tooLong");
-    }
-    match clean.repetition {
-        Some(Repetition::Gopher) => repetition::Repetition::new()
-            .broken(text)
-            .map(RepetitionRule::reason),
-        None => None,
+
+    /// Why a document goes; `None` when it stays.
+    pub(crate) fn refused(&mut self, text: &str) -> Option<&'static str> {
+        let characters = text.chars().count() as u64;
+        if characters < self.clean.min_characters {
+            return Some("tooShort");
+        }
+        if characters > self.clean.max_characters {
+            return Some("tooLong");
+        }
+        if self.language.is_some_and(|language| !language.is(text)) {
+            return Some("language");
+        }
+        let repetition = self.repetition.as_mut()?;
+        repetition.broken(text).map(RepetitionRule::reason)
     }
 }
 

@@ -14,13 +14,14 @@ mod filter;
 mod licence;
 mod loader;
 mod prepare;
+mod provenance;
 mod record;
 mod shard;
 mod source;
 mod spool;
 mod tokenizer;
 
-pub use document::Document;
+pub use document::{Document, Subject};
 pub use error::DataError;
 pub use filter::{RepetitionFilter, RepetitionRule};
 pub use loader::{Batch, Loader, Share, ValidationRows};

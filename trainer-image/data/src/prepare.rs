@@ -1,21 +1,20 @@
 //! Owns the preparation of a dataset, pass after pass over bounded memory; it must not know where sources came from.
 
+mod reading;
+mod split;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bessemer_protocol::task::{Format, PrepareTask, Purpose, TokenizerSource, Unicode};
+use bessemer_protocol::task::{PrepareTask, Purpose, TokenizerSource};
 use serde::{Deserialize, Serialize};
-use unicode_normalization::UnicodeNormalization;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::dedup::Seen;
-use crate::document::Document;
+use self::reading::Read;
 use crate::error::DataError;
-use crate::extract::{self, Item, Reading};
 use crate::shard::{DESCRIPTION_FILE, Description, SHARD_TOKENS, ShardWriter, Split};
 use crate::source::LocalSource;
-use crate::spool::{Spool, SpoolWriter};
-use crate::{filter, licence, tokenizer};
+use crate::spool::Spool;
+use crate::tokenizer;
 
 /// Text encoded together, in bytes.
 const ENCODE_BYTES: usize = 4 << 20;
@@ -41,6 +40,9 @@ pub struct Statistics {
     pub duplicates: u64,
     /// Documents kept, per licence expression.
     pub licenses: BTreeMap<String, u64>,
+    /// Documents kept, per basis of consent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub consents: BTreeMap<String, u64>,
 }
 
 /// What a preparation made.
@@ -75,7 +77,8 @@ pub trait Control {
 /// Prepares a dataset below `work` and returns the directory that holds it: `work/dataset`, complete or absent.
 ///
 /// Files: `tokenizer.json`; for purpose Pretraining shards of both splits and `validation.jsonl` with the held-out
-/// texts; for record purposes `train.jsonl` and `validation.jsonl`; `dataset.json`.
+/// texts; for record purposes `train.jsonl` and `validation.jsonl`; `dataset.json`; `provenance.jsonl` where a source
+/// names consent or subjects.
 ///
 /// # Errors
 /// [`DataError`]; nothing half-written stays under the final name.
@@ -98,7 +101,12 @@ pub fn prepare(
     }
     std::fs::create_dir_all(&building).map_err(|error| DataError::io(&building, error))?;
     let built = build(task, sources, tokenizer_file, work, &building, control);
-    for spool in ["train.spool", "validation.spool"] {
+    for spool in [
+        "train.spool",
+        "validation.spool",
+        "train.rest",
+        "validation.rest",
+    ] {
         // What cannot be removed now is overwritten by the next run.
         let _ = std::fs::remove_file(work.join(spool));
     }
@@ -126,11 +134,22 @@ fn build(
     out: &Path,
     control: &mut dyn Control,
 ) -> Result<Statistics, DataError> {
-    let mut statistics = Statistics::default();
-    let (train, validation) = read_sources(task, sources, work, &mut statistics, control)?;
-    statistics.documents = train.documents + validation.documents;
-    statistics.bytes = train.bytes + validation.bytes;
-    if statistics.documents == 0 || train.documents == 0 {
+    let Read {
+        train,
+        validation,
+        provenance,
+        counts,
+    } = reading::read(task, sources, work, control)?;
+    let mut statistics = Statistics {
+        documents: train.documents + validation.documents,
+        bytes: train.bytes + validation.bytes,
+        duplicates: counts.removed.get("duplicate").copied().unwrap_or_default(),
+        removed: counts.removed,
+        licenses: counts.licenses,
+        consents: counts.consents,
+        ..Statistics::default()
+    };
+    if train.documents == 0 {
         let removed = statistics
             .removed
             .iter()
@@ -139,6 +158,7 @@ fn build(
             removed: removed.collect::<Vec<_>>().join(", "),
         });
     }
+    provenance.write(|number| Some(&sources.get(number)?.source), out)?;
     let trained = match &task.tokenizer {
         None => None,
         Some(TokenizerSource::TrainBpe {
@@ -216,133 +236,6 @@ fn keeps_records(purpose: Purpose) -> bool {
         Purpose::Pretraining | Purpose::Retrieval => false,
         Purpose::Instruction | Purpose::Preference | Purpose::Prompts | Purpose::Evaluation => true,
     }
-}
-
-/// First pass: what stays of the sources, divided into the two splits.
-fn read_sources(
-    task: &PrepareTask,
-    sources: &[LocalSource],
-    work: &Path,
-    statistics: &mut Statistics,
-    control: &mut dyn Control,
-) -> Result<(Spool, Spool), DataError> {
-    let mut train = SpoolWriter::create(work.join("train.spool"))?;
-    let mut validation = SpoolWriter::create(work.join("validation.spool"))?;
-    let mut seen = Seen::default();
-    let mut crates = licence::Crates::default();
-    let listed: Vec<_> = sources
-        .iter()
-        .map(|source| Ok((source, source.files()?)))
-        .collect::<Result<_, DataError>>()?;
-    let total = listed.iter().map(|(_, files)| files.len() as u64).sum();
-    let mut done = 0;
-    for (local, files) in &listed {
-        let source = &local.source;
-        let reading = Reading {
-            format: if keeps_records(task.purpose) && source.format == Format::Auto {
-                Format::Jsonl
-            } else {
-                source.format
-            },
-            text_field: source.text_field.as_deref(),
-            records: keeps_records(task.purpose),
-            purpose: task.purpose,
-        };
-        for (_, path) in files {
-            if control.cancelled() {
-                return Err(DataError::Cancelled);
-            }
-            control.progress(PrepareStage::Reading, done, total);
-            done += 1;
-            extract::read_file(path, &reading, &mut |item| {
-                let document = match item {
-                    Item::Document(document) => document,
-                    Item::Removed(reason) => {
-                        remove(statistics, reason);
-                        return Ok(());
-                    }
-                };
-                let license = document
-                    .license
-                    .clone()
-                    .or_else(|| crates.license(&local.root, path))
-                    .or_else(|| source.license.clone());
-                let text = normalise(task.clean.unicode, document);
-                if let Some(reason) = judge(task, &reading, &text, license.as_deref(), &mut seen) {
-                    remove(statistics, reason);
-                    return Ok(());
-                }
-                let copies = copies(source.weight, &text, task.split.seed);
-                if copies == 0 {
-                    remove(statistics, "thinned");
-                    return Ok(());
-                }
-                *statistics
-                    .licenses
-                    .entry(license.unwrap_or_else(|| "unknown".into()))
-                    .or_default() += 1;
-                let held_out = unit(&text, task.split.seed) < task.split.validation;
-                // A held-out document is scored once, whatever its weight.
-                for _ in 0..if held_out { 1 } else { copies } {
-                    if held_out {
-                        validation.push(&text)?
-                    } else {
-                        train.push(&text)?
-                    }
-                }
-                Ok(())
-            })?;
-        }
-    }
-    statistics.duplicates = statistics
-        .removed
-        .get("duplicate")
-        .copied()
-        .unwrap_or_default();
-    Ok((train.finish()?, validation.finish()?))
-}
-
-fn remove(statistics: &mut Statistics, reason: &str) {
-    *statistics.removed.entry(reason.into()).or_default() += 1;
-}
-
-fn normalise(form: Unicode, document: Document) -> String {
-    match form {
-        Unicode::None => document.text,
-        Unicode::Nfc if unicode_normalization::is_nfc(&document.text) => document.text,
-        Unicode::Nfc => document.text.nfc().collect(),
-        Unicode::Nfkc => document.text.nfkc().collect(),
-    }
-}
-
-fn judge(
-    task: &PrepareTask,
-    reading: &Reading<'_>,
-    text: &str,
-    license: Option<&str>,
-    seen: &mut Seen,
-) -> Option<&'static str> {
-    licence::refused(&task.licenses, license)
-        // The filters are about prose; a record's form was checked when it was read.
-        .or_else(|| {
-            if reading.records {
-                None
-            } else {
-                filter::refused(&task.clean, text)
-            }
-        })
-        .or_else(|| (task.exact_deduplication && !seen.insert(text)).then_some("duplicate"))
-}
-
-/// A number in [0, 1) that only the text and the seed decide, so that a split stays when documents are added.
-fn unit(text: &str, seed: u64) -> f64 {
-    (xxh3_64_with_seed(text.as_bytes(), seed) >> 11) as f64 / (1u64 << 53) as f64
-}
-
-/// How often a document appears: the weight's whole part, and one more for the fitting share of documents.
-fn copies(weight: f64, text: &str, seed: u64) -> u64 {
-    let extra = unit(text, seed ^ 0x5EED) < weight.fract();
-    weight.trunc() as u64 + u64::from(extra)
 }
 
 /// Writes a spool as JSON lines: records as they are, texts as `{"text": ...}`.

@@ -5,9 +5,9 @@ use std::path::Path;
 use bessemer_protocol::task::Purpose;
 use serde_json::{Map, Value};
 
-use crate::document::Document;
+use crate::document::{Document, Subject};
 use crate::error::DataError;
-use crate::extract::Reading;
+use crate::extract::{Item, Reading};
 
 /// Where a record stands, for messages.
 pub(crate) struct At<'a> {
@@ -30,29 +30,50 @@ pub(crate) fn read(
     at: &At<'_>,
     line: &str,
     reading: &Reading<'_>,
-) -> Option<Result<Document, DataError>> {
-    let record: Map<String, Value> = match serde_json::from_str(line) {
-        Ok(record) => record,
-        Err(error) => return Some(Err(at.refuse(format!("is no JSON object: {error}")))),
-    };
+) -> Result<Option<Item>, DataError> {
+    let mut record: Map<String, Value> = serde_json::from_str(line)
+        .map_err(|error| at.refuse(format!("is no JSON object: {error}")))?;
     let license = record
         .get("license")
         .and_then(Value::as_str)
         .map(str::to_string);
-    if reading.records {
-        return Some(canonical(at, reading.purpose, record).map(|text| Document { text, license }));
+    let mut subject = None;
+    if let Some(field) = reading.subject_field {
+        // Out of the record, so that the key itself does not get into the dataset.
+        subject = record.remove(field).as_ref().and_then(subject_of);
+        if subject.is_none() {
+            // No erasure would find it.
+            return Ok(Some(Item::Removed("noSubject")));
+        }
     }
-    let field = reading.text_field.unwrap_or("text");
-    match record.get(field) {
-        Some(Value::String(text)) if text.is_empty() => None,
-        Some(Value::String(text)) => Some(Ok(Document {
-            text: text.clone(),
-            license,
-        })),
-        Some(_) => Some(Err(at.refuse(format!("field `{field}` is no string")))),
-        None => Some(Err(at.refuse(format!(
-            "has no field `{field}`; set textField to the one that holds the text"
-        )))),
+    let text = if reading.records {
+        canonical(at, reading.purpose, record)?
+    } else {
+        let field = reading.text_field.unwrap_or("text");
+        match record.remove(field) {
+            Some(Value::String(text)) if text.is_empty() => return Ok(None),
+            Some(Value::String(text)) => text,
+            Some(_) => return Err(at.refuse(format!("field `{field}` is no string"))),
+            None => {
+                return Err(at.refuse(format!(
+                    "has no field `{field}`; set textField to the one that holds the text"
+                )));
+            }
+        }
+    };
+    Ok(Some(Item::Document(Document {
+        text,
+        license,
+        subject,
+    })))
+}
+
+/// A subject's key is a text that is not blank, or a number as JSON writes it.
+fn subject_of(key: &Value) -> Option<Subject> {
+    match key {
+        Value::String(key) if !key.trim().is_empty() => Some(Subject::of(key)),
+        Value::Number(key) => Some(Subject::of(&key.to_string())),
+        _ => None,
     }
 }
 

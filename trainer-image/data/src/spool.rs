@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::PathBuf;
 
 use crate::error::DataError;
+use crate::provenance::Place;
 
 /// Writes documents.
 pub(crate) struct SpoolWriter {
@@ -68,5 +69,36 @@ impl Spool {
                 let line = line.map_err(|error| DataError::io(&path, error))?;
                 serde_json::from_str(&line).map_err(|error| DataError::io(&path, error.into()))
             }))
+    }
+
+    /// This spool less the documents of a place, and the text of the first of them.
+    pub(crate) fn without(self, place: Place) -> Result<(Self, String), DataError> {
+        let mut rest = SpoolWriter::create(self.path.with_extension("rest"))?;
+        let mut taken = String::new();
+        for (number, text) in (0..).zip(self.iter()?) {
+            let text = text?;
+            if (place.first..place.first + place.copies).contains(&number) {
+                taken = text;
+            } else {
+                rest.push(&text)?;
+            }
+        }
+        let rest = rest.finish()?;
+        std::fs::rename(&rest.path, &self.path)
+            .map_err(|error| DataError::io(&self.path, error))?;
+        let rest = Self {
+            path: self.path,
+            ..rest
+        };
+        Ok((rest, taken))
+    }
+
+    /// This spool, which was empty, with copies of one document.
+    pub(crate) fn refill(self, text: &str, copies: u64) -> Result<Self, DataError> {
+        let mut writer = SpoolWriter::create(self.path)?;
+        for _ in 0..copies {
+            writer.push(text)?;
+        }
+        writer.finish()
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bessemer_protocol::task::{
-    Clean, Format, LicensePolicy, PrepareTask, Purpose, Repetition, Source, Split as SplitTask,
-    TokenizerSource, Unicode,
+    Clean, Format, Language, LicensePolicy, PrepareTask, Purpose, Repetition, Source,
+    Split as SplitTask, TokenizerSource, Unicode,
 };
 use flate2::{Compression, write::GzEncoder};
 
@@ -13,6 +13,7 @@ use crate::*;
 
 mod broken;
 mod loader;
+mod provenance;
 
 /// A control that never stops.
 pub(crate) struct Go;
@@ -32,6 +33,7 @@ pub(crate) fn task(purpose: Purpose) -> PrepareTask {
             unicode: Unicode::Nfc,
             min_characters: 5,
             max_characters: 1_000_000,
+            language: None,
             repetition: None,
         },
         exact_deduplication: true,
@@ -57,6 +59,9 @@ pub(crate) fn local(root: &Path) -> LocalSource {
         format: Format::Auto,
         text_field: None,
         license: None,
+        consent: None,
+        subject_field: None,
+        own_keys: false,
         weight: 1.0,
     };
     LocalSource {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer, TokenizerBuilder};
@@ -39,7 +40,7 @@ pub(crate) fn train(
 /// # Errors
 /// `Config` when the vocabulary has no room for bytes and special tokens; those of the iterator.
 pub fn train_texts(
-    texts: impl Iterator<Item = Result<String, DataError>>,
+    texts: impl Iterator<Item = Result<String, DataError>> + Send,
     vocabulary_size: u32,
     special: &[String],
 ) -> Result<Tokenizer, DataError> {
@@ -61,10 +62,14 @@ pub fn train_texts(
             reason,
         });
     }
-    let mut counts = WordCounts::default();
-    for text in texts {
-        counts.add(&text?);
-    }
+    // Sums do not depend on which thread counted what.
+    let counts = texts
+        .par_bridge()
+        .try_fold(WordCounts::default, |mut counts, text| {
+            counts.add(&text?);
+            Ok::<_, DataError>(counts)
+        })
+        .try_reduce(WordCounts::default, |a, b| Ok(a.merge(b)))?;
     let trained = byte_pair::train(
         &counts,
         vocabulary_size as usize,
@@ -127,10 +132,7 @@ pub struct Encoder {
 impl Encoder {
     /// Takes a tokenizer over; its settings of special tokens do not matter.
     pub fn new(tokenizer: &Tokenizer) -> Self {
-        Self::with_threads(
-            tokenizer,
-            std::thread::available_parallelism().map_or(1, usize::from),
-        )
+        Self::with_threads(tokenizer, rayon::current_num_threads())
     }
 
     /// The same on so many threads, at least one.

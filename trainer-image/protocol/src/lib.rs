@@ -38,4 +38,16 @@ pub mod env {
     pub const POD_IP: &str = "POD_IP";
     /// Name of the pod, from the downward API.
     pub const POD_NAME: &str = "POD_NAME";
+
+    /// Keys of a Secret that a foreign store needs.
+    pub const STORE_KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    /// Keys of that Secret that may be left out.
+    pub const OPTIONAL_STORE_KEYS: [&str; 3] =
+        ["AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL"];
+
+    /// The variable that holds `key` of the Secret of the source named `source`.
+    pub fn source_key(source: &str, key: &str) -> String {
+        let source = source.to_ascii_uppercase().replace('-', "_");
+        format!("BESSEMER_SOURCE_{source}_{key}")
+    }
 }

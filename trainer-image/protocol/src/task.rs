@@ -11,8 +11,8 @@ pub use evaluate::{
     Aggregation, EvaluateTask, GenerationMetric, GenerationSuite, PerplexitySuite, Suite, SuiteKind,
 };
 pub use prepare::{
-    Clean, Format, LicensePolicy, PrepareTask, Purpose, Repetition, Source, Split, TokenizerSource,
-    Unicode,
+    Clean, Format, LANGUAGES, Language, LicensePolicy, PrepareTask, Purpose, Repetition, Source,
+    Split, TokenizerSource, Unicode,
 };
 pub use train::{
     Adapter, Batch, CheckpointPolicy, Family, Mixture, ModelShape, Optimizer, OptimizerKind,

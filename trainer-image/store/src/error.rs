@@ -21,7 +21,7 @@ pub enum StoreError {
     },
     /// The credentials are wrong or lack a permission.
     #[error(
-        "the object store refuses access to {key}: {reason}; check the keys in Secret bessemer-storage and the bucket's policy"
+        "the object store refuses access to {key}: {reason}; check the keys (Secret bessemer-storage, or the one that the source names) and the bucket's policy"
     )]
     Denied {
         /// Key asked for.
@@ -116,7 +116,9 @@ impl StoreError {
         let path = path.into();
         if matches!(
             source.kind(),
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            std::io::ErrorKind::StorageFull
+                | std::io::ErrorKind::QuotaExceeded
+                | std::io::ErrorKind::FileTooLarge
         ) {
             Self::DiskFull { path }
         } else {

@@ -114,7 +114,8 @@ pub async fn fetch(
     Ok((directory, manifest))
 }
 
-async fn fetch_file(
+/// Brings one file here and verifies it.
+pub(crate) async fn fetch_file(
     store: &dyn ObjectStore,
     key: &str,
     partial: &Path,

@@ -26,7 +26,7 @@ pub use manifest::{Code, File, InputDigest, Manifest, RunPointer};
 pub use memory::MemoryStore;
 pub use object::{ObjectMeta, ObjectStore, PutOutcome};
 pub use publish::{Draft, Published, describe_directory, publish};
-pub use s3::{S3Settings, S3Store};
+pub use s3::{S3Keys, S3Settings, S3Store};
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::StoreError;
-use crate::fetch::{read_manifest, read_run};
+use crate::fetch::{fetch_file, read_manifest, read_run};
 use crate::layout::{Layout, Location};
 use crate::manifest::{Code, File, InputDigest, Manifest, RunPointer, SCHEMA_VERSION};
 use crate::object::{ObjectStore, PutOutcome};
@@ -162,7 +162,10 @@ pub(crate) async fn manifest_of(directory: &Path, draft: Draft) -> Result<Manife
     })
 }
 
-/// Uploads files that are missing, then the manifest if it is absent; returns the manifest in the store.
+/// Uploads files that are missing or damaged, then the manifest if it is absent; returns the manifest in the store.
+///
+/// What is there already, from an interrupted upload or a commit of the same content, is read again: a file that was
+/// damaged since would otherwise stay so for ever.
 pub(crate) async fn commit(
     store: &dyn ObjectStore,
     target: &str,
@@ -170,32 +173,66 @@ pub(crate) async fn commit(
     manifest: Manifest,
 ) -> Result<Manifest, StoreError> {
     let key = format!("{target}/manifest.json");
-    match read_manifest(store, &key).await {
-        Ok(existing) => return Ok(existing),
-        Err(StoreError::NotFound { .. }) => {}
+    let ours = manifest.digest()?;
+    let existing = match read_manifest(store, &key).await {
+        Ok(existing) => {
+            Some(existing).filter(|existing| existing.digest().is_ok_and(|digest| digest == ours))
+        }
+        Err(StoreError::Invalid { .. }) => None,
+        Err(StoreError::NotFound { .. }) => {
+            upload(store, target, directory, &manifest).await?;
+            let body = encode(&key, &manifest)?;
+            return match store.put_if_absent(&key, body.into()).await? {
+                PutOutcome::Written => Ok(manifest),
+                PutOutcome::Exists => read_manifest(store, &key).await,
+            };
+        }
         Err(error) => return Err(error),
+    };
+    upload(store, target, directory, &manifest).await?;
+    if let Some(existing) = existing {
+        return Ok(existing);
     }
+    // Its place is named by our digest, so what lies there is a damaged copy of ours.
+    store.put(&key, encode(&key, &manifest)?.into()).await?;
+    Ok(manifest)
+}
+
+fn encode(key: &str, manifest: &Manifest) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec_pretty(manifest).map_err(|error| StoreError::Invalid {
+        key: key.into(),
+        what: "manifest",
+        reason: error.to_string(),
+    })
+}
+
+async fn upload(
+    store: &dyn ObjectStore,
+    target: &str,
+    directory: &Path,
+    manifest: &Manifest,
+) -> Result<(), StoreError> {
     let present = store.list(&format!("{target}/")).await?;
+    let scratch = directory.with_extension("verify");
     for file in &manifest.files {
         let object = format!("{target}/{}", file.path);
-        // The directory's name is the digest of its content, so a key with the right size that is already there
-        // came from an interrupted upload of the same bytes; readers verify it anyway.
-        if !present
+        let alike = present
             .iter()
-            .any(|meta| meta.key == object && meta.size == file.size)
-        {
+            .any(|meta| meta.key == object && meta.size == file.size);
+        let whole = alike
+            && match fetch_file(store, &object, &scratch, file).await {
+                Ok(()) => true,
+                Err(error) if error.is_transient() => return Err(error),
+                // Damaged, or not to be known for want of disk: our bytes are right.
+                Err(_) => false,
+            };
+        if !whole {
             store.upload(&object, &directory.join(&file.path)).await?;
         }
     }
-    let body = serde_json::to_vec_pretty(&manifest).map_err(|error| StoreError::Invalid {
-        key: key.clone(),
-        what: "manifest",
-        reason: error.to_string(),
-    })?;
-    match store.put_if_absent(&key, body.into()).await? {
-        PutOutcome::Written => Ok(manifest),
-        PutOutcome::Exists => read_manifest(store, &key).await,
-    }
+    // Absent when nothing had to be verified; the next use overwrites it.
+    let _ = std::fs::remove_file(&scratch);
+    Ok(())
 }
 
 async fn commit_pointer(

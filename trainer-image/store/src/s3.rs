@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::StalledStreamProtectionConfig;
+use aws_sdk_s3::config::{Credentials, StalledStreamProtectionConfig};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
@@ -20,7 +20,24 @@ use crate::object::{ObjectMeta, ObjectStore, PutOutcome};
 /// Files above this size go up in parts of this size. 10,000 parts of 64 MiB make 640 GB.
 const PART_BYTES: u64 = 64 << 20;
 
-/// Where the bucket is. Keys come from AWS's default chain (environment, web identity, instance).
+/// Keys of a store.
+#[derive(Clone, PartialEq, Eq)]
+pub struct S3Keys {
+    /// AWS_ACCESS_KEY_ID.
+    pub access_key_id: String,
+    /// AWS_SECRET_ACCESS_KEY.
+    pub secret_access_key: String,
+    /// AWS_SESSION_TOKEN.
+    pub session_token: Option<String>,
+}
+
+impl std::fmt::Debug for S3Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("S3Keys(..)")
+    }
+}
+
+/// Where the bucket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Settings {
     /// URL of an S3-compatible store; `None` means AWS.
@@ -29,6 +46,8 @@ pub struct S3Settings {
     pub region: String,
     /// Bucket.
     pub bucket: String,
+    /// Keys; `None` means AWS's default chain (environment, web identity, instance).
+    pub keys: Option<S3Keys>,
     /// Deadline of one call over all its retries, parts of large files counted singly.
     pub deadline: Duration,
 }
@@ -57,6 +76,15 @@ impl S3Store {
             .retry_config(RetryConfig::standard().with_max_attempts(6));
         if let Some(endpoint) = &settings.endpoint {
             loader = loader.endpoint_url(endpoint);
+        }
+        if let Some(keys) = &settings.keys {
+            loader = loader.credentials_provider(Credentials::new(
+                &keys.access_key_id,
+                &keys.secret_access_key,
+                keys.session_token.clone(),
+                None,
+                "bessemer",
+            ));
         }
         let shared = loader.load().await;
         let config = aws_sdk_s3::config::Builder::from(&shared)

@@ -300,6 +300,15 @@ async fn the_newest_good_checkpoint_is_used_and_pruning_keeps_it() {
     assert!(damaged.len() == 1 && damaged[0].to_string().starts_with("step is damaged"));
     // The same step taken again after the damage replaces it.
     std::fs::write(from.path().join("step"), "30").unwrap();
+    publish_checkpoint(&store, &layout(), AT, "run", 30, from.path(), draft())
+        .await
+        .unwrap();
+    let (latest, damaged) = latest_checkpoint(&store, &layout(), AT, "run", cache.path())
+        .await
+        .unwrap();
+    let (checkpoint, directory) = latest.unwrap();
+    assert_eq!((checkpoint.step, damaged.len()), (30, 0));
+    assert_eq!(std::fs::read(directory.join("step")).unwrap(), b"30");
     prune_checkpoints(&store, &layout(), AT, "run", 2)
         .await
         .unwrap();
@@ -311,6 +320,51 @@ async fn the_newest_good_checkpoint_is_used_and_pruning_keeps_it() {
         .collect();
     assert_eq!(steps, [30, 20]);
     assert!(!store.keys().iter().any(|key| key.contains("/0000000010/")));
+}
+
+/// Whatever of a committed artefact was damaged, committing the same content again makes it whole, and writes nothing
+/// else.
+#[tokio::test]
+async fn committing_again_repairs_what_was_damaged() {
+    let (store, from) = (MemoryStore::new(), source());
+    let published = publish_to(&store, from.path()).await.unwrap();
+    let keys = store.keys();
+    let mut whole = Vec::new();
+    for key in &keys {
+        whole.push(store.get(key).await.unwrap());
+    }
+    for (key, good) in keys
+        .iter()
+        .zip(&whole)
+        .filter(|(key, _)| !key.contains("/runs/"))
+    {
+        let mut flipped = good.to_vec();
+        flipped[0] ^= 1;
+        for damage in [flipped, good[..good.len() - 1].to_vec(), b"{}".to_vec()] {
+            store.put(key, damage.into()).await.unwrap();
+            // One write is enough: the second would crash.
+            let once = Crashing {
+                inner: &store,
+                left: AtomicUsize::new(2),
+                after: false,
+            };
+            let again = publish_to(&once, from.path()).await.unwrap();
+            assert_eq!(again.digest, published.digest);
+            assert_eq!(store.get(key).await.unwrap(), good, "{key}");
+        }
+    }
+    assert_eq!(store.keys(), keys);
+}
+
+#[test]
+fn every_way_of_a_disk_to_be_full_is_said_as_one() {
+    // ENOSPC, EDQUOT, EFBIG.
+    for code in [28, 122, 27] {
+        let error = StoreError::io("/x", std::io::Error::from_raw_os_error(code));
+        assert_eq!(error.category(), "DiskFull", "{error}");
+    }
+    let other = StoreError::io("/x", std::io::Error::from_raw_os_error(5));
+    assert_eq!(other.category(), "LocalIo");
 }
 
 #[tokio::test]

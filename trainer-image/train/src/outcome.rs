@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bessemer_model::Model;
 use bessemer_protocol::task::Precision;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -41,6 +42,17 @@ pub struct Finished {
     pub summary: Summary,
     /// Weights of the model.
     pub parameters: i64,
+    /// Weights that were trained: all, or those of the adapter.
+    pub trainable: i64,
+}
+
+/// Weights that are trained.
+pub(crate) fn trainable(model: &Model) -> i64 {
+    let parameters = model.trainable();
+    parameters
+        .iter()
+        .map(|parameter| i64::try_from(parameter.tensor.numel()).unwrap_or(i64::MAX))
+        .sum()
 }
 
 /// training.json: the curve, for people and plots. No times, so that equal runs give equal bytes.

@@ -89,6 +89,7 @@ pub fn pretrain(
                 directory,
                 summary,
                 parameters: model.config().parameters(),
+                trainable: outcome::trainable(&model),
             };
             outcome::write_record(
                 &finished,

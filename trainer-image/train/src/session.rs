@@ -207,6 +207,17 @@ impl Session<'_> {
         let mut last_save = observer.now();
         let mut window: std::collections::VecDeque<(Duration, usize)> =
             [(observer.now(), 0)].into();
+        if self.state.step == 0
+            && self.settings.validation_sequences > 0
+            && let Some(measured) = self.validate(batches)?
+        {
+            // The model as it came: what training has to lower.
+            self.state.curve.push(Point {
+                step: 0,
+                loss: measured,
+                validation_loss: Some(measured),
+            });
+        }
         while self.state.step < total {
             let done = self.step(batches)?;
             let step = self.state.step;

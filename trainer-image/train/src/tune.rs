@@ -114,6 +114,7 @@ pub fn tune(
     )? {
         End::Interrupted { step } => Ok(Outcome::Interrupted { step }),
         End::Finished(summary) => {
+            let trainable = outcome::trainable(&model);
             model.merge();
             let directory = outcome::result(work);
             let target = Directory::new(&directory);
@@ -123,6 +124,7 @@ pub fn tune(
                 directory,
                 summary,
                 parameters: model.config().parameters(),
+                trainable,
             };
             let flops = model
                 .config()

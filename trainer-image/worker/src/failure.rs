@@ -48,6 +48,7 @@ impl Failure {
         let exit = match error.kind() {
             ErrorKind::StorageFull
             | ErrorKind::QuotaExceeded
+            | ErrorKind::FileTooLarge
             | ErrorKind::ReadOnlyFilesystem
             | ErrorKind::PermissionDenied => ExitCode::Environment,
             _ => ExitCode::TryAgain,

@@ -38,8 +38,10 @@ fn main() -> std::process::ExitCode {
             );
         }
     };
-    let telemetry = telemetry::Telemetry::start(&runtime);
-    let result = runtime.block_on(command::run(&arguments, &environment));
+    let fit = environment.check();
+    let endpoint = environment.otlp_endpoint.as_deref();
+    let telemetry = telemetry::Telemetry::start(&runtime, endpoint.filter(|_| fit.is_ok()));
+    let result = fit.and_then(|()| runtime.block_on(command::run(&arguments, &environment)));
     let code = match result {
         Ok(()) => ending::succeed(),
         Err(failure) => ending::fail(&environment.termination_log, &failure),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bessemer_protocol::{Input, InputRole, RunConfig};
 use bessemer_store::{
-    Code, Draft, InputDigest, Layout, Location, Manifest, Published, RunPointer, S3Settings,
-    S3Store, StoreError,
+    Code, Draft, InputDigest, Layout, Location, Manifest, Published, RunPointer, S3Keys,
+    S3Settings, S3Store, StoreError,
 };
 use serde_json::Value;
 
@@ -39,7 +39,13 @@ impl Storage {
     pub async fn new(config: &RunConfig, work: &Path, image: Option<String>) -> Self {
         let storage = &config.storage;
         Self {
-            store: bucket(storage.endpoint.clone(), &storage.region, &storage.bucket).await,
+            store: bucket(
+                storage.endpoint.clone(),
+                &storage.region,
+                &storage.bucket,
+                None,
+            )
+            .await,
             layout: Layout::new(storage.bucket.clone(), &storage.prefix),
             config: config.clone(),
             cache: work.join("cache"),
@@ -185,12 +191,18 @@ impl Storage {
     }
 }
 
-/// A client of a bucket.
-pub async fn bucket(endpoint: Option<String>, region: &str, bucket: &str) -> S3Store {
+/// A client of a bucket; without keys those of the environment are taken.
+pub async fn bucket(
+    endpoint: Option<String>,
+    region: &str,
+    bucket: &str,
+    keys: Option<S3Keys>,
+) -> S3Store {
     let settings = S3Settings {
         endpoint,
         region: region.to_owned(),
         bucket: bucket.to_owned(),
+        keys,
         deadline: DEADLINE,
     };
     S3Store::new(&settings).await

@@ -24,17 +24,14 @@ pub struct Telemetry(Option<SdkTracerProvider>);
 
 impl Telemetry {
     /// Starts logging; `RUST_LOG` filters, by default `info`.
-    pub fn start(runtime: &Runtime) -> Self {
+    pub fn start(runtime: &Runtime, endpoint: Option<&str>) -> Self {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
         let logs = tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
             .with_span_list(false)
             .with_writer(std::io::stderr);
-        let endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT")
-            .ok()
-            .filter(|endpoint| !endpoint.is_empty());
-        let provider = endpoint.map(|endpoint| provider(&endpoint, runtime.handle().clone()));
+        let provider = endpoint.map(|endpoint| provider(endpoint, runtime.handle().clone()));
         let (provider, problem) = match provider {
             Some(Ok(provider)) => (Some(provider), None),
             Some(Err(problem)) => (None, Some(problem)),

@@ -99,6 +99,7 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
         endpoint: settings.storage.endpoint.clone(),
         region: settings.storage.region.clone(),
         bucket: BUCKET.into(),
+        keys: None,
         deadline: Duration::from_secs(20),
     })
     .await;

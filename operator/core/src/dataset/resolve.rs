@@ -2,8 +2,8 @@
 
 use bessemer_api::{Dataset, DatasetSource, Kind as KindName, SourceFormat, UnicodeForm};
 use bessemer_protocol::task::{
-    Clean, Format, LicensePolicy, PrepareTask, Purpose, Repetition, Source, Split, TokenizerSource,
-    Unicode,
+    Clean, Format, LANGUAGES, Language, LicensePolicy, PrepareTask, Purpose, Repetition, Source,
+    Split, TokenizerSource, Unicode,
 };
 use bessemer_protocol::{InputRole, Task};
 
@@ -65,6 +65,7 @@ pub(super) fn resolve(observed: &Observed<Dataset>, settings: &Settings) -> Resu
             },
             min_characters: long(spec.clean.min_characters),
             max_characters: long(spec.clean.max_characters),
+            language: language(spec.clean.language.as_ref())?,
             repetition: spec.clean.repetition.then_some(Repetition::Gopher),
         },
         exact_deduplication: spec.deduplicate.exact,
@@ -84,6 +85,24 @@ pub(super) fn resolve(observed: &Observed<Dataset>, settings: &Settings) -> Resu
         ranks: 1,
         gpus: 0,
     })
+}
+
+fn language(wanted: Option<&bessemer_api::Language>) -> Result<Option<Language>, Invalid> {
+    let Some(wanted) = wanted else {
+        return Ok(None);
+    };
+    let code = wanted.code.clone();
+    if !LANGUAGES.contains(&code.as_str()) {
+        let message = format!(
+            "spec.clean.language.code is {code}, which is not among the languages that can be told apart: {}",
+            LANGUAGES.join(", ")
+        );
+        return Err(Invalid::terminal(reason::INVALID_SPEC, message));
+    }
+    Ok(Some(Language {
+        code,
+        min_score: wanted.min_score,
+    }))
 }
 
 fn purpose(purpose: bessemer_api::DatasetPurpose) -> Purpose {
@@ -133,6 +152,9 @@ fn resolve_source(source: &DatasetSource, settings: &Settings) -> Result<Source,
         format,
         text_field: source.text_field.clone(),
         license: source.license.clone(),
+        consent: source.consent.clone(),
+        subject_field: source.subject_field.clone(),
+        own_keys: source.credentials_secret_ref.is_some(),
         weight: source.weight,
     })
 }

@@ -120,6 +120,7 @@ pub(super) fn servers(
             format!("{CONFIG_DIR}/{CONFIG_FILE}"),
         ],
         credentials_secret: Some(settings.credentials_secret.clone()),
+        source_secrets: Vec::new(),
         api_keys_secret: spec
             .auth
             .as_ref()
@@ -184,6 +185,7 @@ fn container(
         args: Vec::new(),
         config_map: name(object, short),
         credentials_secret: None,
+        source_secrets: Vec::new(),
         progress_url: None,
         otlp_endpoint: settings.otlp_endpoint.clone(),
         traceparent: Some(format!("00-{trace}-{span}-01")),

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use super::RunKind;
 use crate::action::{Action, ObjectRef, Propagation, StoreOperation};
-use crate::kind::Observed;
+use crate::kind::{Kind, Observed};
 use crate::label;
 use crate::plan::{Event, Plan};
 use crate::query::{Answer, Query};

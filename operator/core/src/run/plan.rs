@@ -11,7 +11,7 @@ use super::status::{self, Told};
 use super::{CONFIG_FILE, Identity, News, Run, RunKind, cleanup};
 use crate::action::{Action, ObjectRef, Propagation};
 use crate::condition::{self, COMPLETE, FAILED, INPUTS_CHANGED, READY, Verdict, Wanted};
-use crate::kind::Observed;
+use crate::kind::{Kind, Observed};
 use crate::label;
 use crate::plan::Plan;
 use crate::query::Query;
@@ -48,7 +48,7 @@ fn living<K: RunKind>(observed: &Observed<K>, settings: &Settings) -> Result<Pla
     let object = &observed.object;
     let generation = object.meta().generation.unwrap_or_default();
     let nonce = object.policy().1.restart_nonce.clone();
-    let old = object.common();
+    let old = object.common().cloned().unwrap_or_default();
     let resolved = match K::resolve(observed, settings) {
         Ok(run) => Ok(run),
         Err(Halt::Ask(queries)) => return Err(queries),

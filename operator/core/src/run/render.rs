@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Identity, Run, RunKind};
 use crate::action::owner;
+use crate::kind::Kind;
 use crate::label;
 use crate::pod::{self, CONFIG_DIR, Container, TEMPLATE_VERSION, put};
 use crate::settings::Settings;
@@ -100,6 +101,7 @@ pub fn render<K: RunKind>(
         ],
         config_map: name.clone(),
         credentials_secret: Some(settings.credentials_secret.clone()),
+        source_secrets: object.source_secrets(),
         progress_url: settings.progress_url.clone(),
         otlp_endpoint: settings.otlp_endpoint.clone(),
         traceparent: Some(format!("00-{}-{span}-01", identity.trace_id(&uid))),

@@ -13,7 +13,7 @@ use super::status::{self, Told};
 use super::{Identity, News, Run, RunKind, render};
 use crate::action::{Action, ObjectRef};
 use crate::condition::{self, FAILED, READY, Verdict, whole_seconds};
-use crate::kind::Observed;
+use crate::kind::{Kind, Observed};
 use crate::label;
 use crate::plan::Plan;
 use crate::query::{Answer, Artefact, Checkpoint, Query, Received};

@@ -17,4 +17,5 @@ mod property;
 mod refusal;
 mod run;
 mod snapshot;
+mod source;
 mod worker;

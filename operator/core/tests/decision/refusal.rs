@@ -26,11 +26,7 @@ fn present(field: &str) -> Value {
     let dataset = json!({"datasetRef": {"name": "x"}});
     match field.trim_start_matches("suites[].") {
         "sources[].deploymentRef" => json!({"name": "x"}),
-        "sources[].credentialsSecretRef" => json!({"name": "x"}),
-        "sources[].consent" | "sources[].subjectField" | "schedule" | "model.sparsePattern" => {
-            json!("0 0 * * *")
-        }
-        "clean.language" => json!({"code": "eng"}),
+        "schedule" | "model.sparsePattern" => json!("0 0 * * *"),
         "clean.profiles" => json!(["gopher@1"]),
         "privacy" => json!({"entities": ["Email"], "action": "Redact"}),
         "decontaminate" => json!({"evaluationRefs": [{"name": "x"}]}),
@@ -394,6 +390,22 @@ fn each_reason_has_its_case() {
         assert!(message.contains(part), "{reason}: {message}");
         assert_eq!(seen, wanted, "{reason}: {message}");
     }
+}
+
+#[test]
+fn a_language_that_cannot_be_told_apart_is_refused_with_those_that_can() {
+    let mut cluster = Cluster::new();
+    let mut spec = dataset("Pretraining");
+    spec["clean"] = json!({"language": {"code": "xyz"}});
+    cluster.apply(KindName::Dataset, "x", spec);
+    cluster.settle();
+    let object = key(KindName::Dataset, "x");
+    assert_eq!(cluster.reason(&object), "InvalidSpec");
+    let message = cluster.message(&object);
+    assert!(
+        message.contains("spec.clean.language.code is xyz") && message.contains(" eng, "),
+        "{message}"
+    );
 }
 
 #[test]

@@ -19,6 +19,19 @@ impl WordCounts {
             }
         });
     }
+
+    /// The counts of both.
+    pub(crate) fn merge(self, other: Self) -> Self {
+        let (mut all, few) = if self.0.len() < other.0.len() {
+            (other, self)
+        } else {
+            (self, other)
+        };
+        for (word, count) in few.0 {
+            *all.0.entry(word).or_default() += count;
+        }
+        all
+    }
 }
 
 /// A trained model in the form of a tokenizer file.

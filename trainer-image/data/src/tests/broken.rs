@@ -128,12 +128,12 @@ fn peak_memory() -> u64 {
         << 10
 }
 
-/// Removes files of the source as soon as reading has begun.
+/// Removes a file when the files are known and the first is about to be read.
 struct Removing(PathBuf);
 
 impl Control for Removing {
     fn progress(&mut self, stage: PrepareStage, done: u64, _: u64) {
-        if stage == PrepareStage::Reading && done == 3 {
+        if stage == PrepareStage::Reading && done == 0 {
             std::fs::remove_file(self.0.join("150.txt")).unwrap();
         }
     }

@@ -65,6 +65,15 @@ pub struct Source {
     /// SPDX expression for all documents that name none themselves (JSON field `license`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
+    /// Basis on which personal text may be used; kept as provenance of each document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consent: Option<String>,
+    /// Field of JSON records that names the data subject; only its SHA-256 is kept, beside the documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject_field: Option<String>,
+    /// The source has keys of its own, which the worker finds in [`crate::env::source_key`]'s variables.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_keys: bool,
     /// Relative weight; documents of a source with weight w are repeated or thinned to w times (1 = as is).
     pub weight: f64,
 }
@@ -96,10 +105,33 @@ pub struct Clean {
     pub min_characters: u64,
     /// Longest document kept, in characters.
     pub max_characters: u64,
+    /// Language that documents must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<Language>,
     /// Repetition filter, absent when off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition: Option<Repetition>,
 }
+
+/// Language filter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Language {
+    /// One of [`LANGUAGES`].
+    pub code: String,
+    /// Least confidence, 0 to 1.
+    pub min_score: f64,
+}
+
+/// ISO 639-3 codes of the languages that the worker can tell apart.
+pub const LANGUAGES: [&str; 70] = [
+    "afr", "aka", "amh", "ara", "aze", "bel", "ben", "bul", "cat", "ces", "cmn", "cym", "dan",
+    "deu", "ell", "eng", "epo", "est", "fin", "fra", "guj", "heb", "hin", "hrv", "hun", "hye",
+    "ind", "ita", "jav", "jpn", "kan", "kat", "khm", "kor", "lat", "lav", "lit", "mal", "mar",
+    "mkd", "mya", "nep", "nld", "nob", "ori", "pan", "pes", "pol", "por", "ron", "rus", "sin",
+    "slk", "slv", "sna", "spa", "srp", "swe", "tam", "tel", "tgl", "tha", "tuk", "tur", "ukr",
+    "urd", "uzb", "vie", "yid", "zul",
+];
 
 /// Unicode normalisation form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

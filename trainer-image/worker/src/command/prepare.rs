@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use bessemer_data::{Control, LocalSource, PathFilter, PrepareStage};
 use bessemer_protocol::task::{PrepareTask, Source};
-use bessemer_protocol::{InputRole, RunConfig, Stage};
+use bessemer_protocol::{ExitCode, InputRole, RunConfig, Stage};
 use bessemer_store::{ObjectStore, StoreError};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::environment::Environment;
+use crate::environment::{Environment, SourceKeys};
 use crate::failure::Failure;
 use crate::job::{self, Job, Made, WORK};
 use crate::storage;
@@ -63,6 +63,21 @@ fn named(mut failure: Failure, index: usize) -> Failure {
     failure
 }
 
+/// The keys of a source that has its own. Without them its store would be asked with the keys of another.
+fn own_keys(source: &Source) -> Result<Option<SourceKeys>, Failure> {
+    if !source.own_keys {
+        return Ok(None);
+    }
+    SourceKeys::read(&source.name).map(Some).map_err(|key| {
+        Failure::new(
+            ExitCode::Environment,
+            "CredentialsMissing",
+            format!("source {} has no {key}", source.name),
+            "Give the Secret of its credentialsSecretRef this key.",
+        )
+    })
+}
+
 /// Brings the objects below an `s3://` source that its globs choose into the work directory.
 fn download(source: &Source, job: &Job) -> Result<PathBuf, Failure> {
     let (bucket, prefix) = source
@@ -80,8 +95,13 @@ fn download(source: &Source, job: &Job) -> Result<PathBuf, Failure> {
     let place = &job.config.storage;
     let root = job.work.join("sources").join(&source.name);
     Handle::current().block_on(async {
-        let endpoint = source.endpoint.clone().or_else(|| place.endpoint.clone());
-        let store = storage::bucket(endpoint, &place.region, bucket).await;
+        let own = own_keys(source)?;
+        let told = own.as_ref().and_then(|own| own.endpoint.clone());
+        let endpoint = source.endpoint.clone().or(told);
+        let endpoint = endpoint.or_else(|| place.endpoint.clone());
+        let region = own.as_ref().and_then(|own| own.region.clone());
+        let region = region.unwrap_or_else(|| place.region.clone());
+        let store = storage::bucket(endpoint, &region, bucket, own.map(|own| own.keys)).await;
         let prefix = prefix.trim_end_matches('/');
         std::fs::create_dir_all(&root).map_err(|error| Failure::system(&error))?;
         for object in store.list(prefix).await? {

@@ -24,10 +24,7 @@ pub async fn run(
         let work = job.work.clone();
         let tokens = u64::from(task.batch.sequences) * u64::from(task.batch.sequence_length);
         let mut watch = Watch::resume(job, task.checkpoint, tokens)?;
-        Watch::end(
-            bessemer_train::pretrain(&task, &inputs, &work, &mut watch)?,
-            None,
-        )
+        Watch::end(bessemer_train::pretrain(&task, &inputs, &work, &mut watch)?)
     })
     .await
 }

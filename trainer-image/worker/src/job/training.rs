@@ -58,22 +58,27 @@ impl Watch {
     ///
     /// # Errors
     /// When the training was interrupted.
-    pub fn end(outcome: Outcome, trainable: Option<i64>) -> Result<Made, Failure> {
+    pub fn end(outcome: Outcome) -> Result<Made, Failure> {
         match outcome {
             Outcome::Interrupted { step } => Err(Failure::interrupted(format!(
                 "a checkpoint of step {step} is kept"
             ))),
-            Outcome::Finished(finished) => Ok(made(finished, trainable)),
+            Outcome::Finished(finished) => Ok(made(finished)),
         }
     }
 }
 
-fn made(finished: Finished, trainable: Option<i64>) -> Made {
+fn made(finished: Finished) -> Made {
     let mut statistics = Map::new();
     statistics.insert("parameters".into(), finished.parameters.into());
+    statistics.insert("trainableParameters".into(), finished.trainable.into());
     statistics.insert("tokens".into(), finished.summary.tokens.into());
-    let losses =
-        json!({"training": finished.summary.loss, "validation": finished.summary.validation_loss});
+    let first = finished.summary.curve.first();
+    let losses = json!({
+        "training": finished.summary.loss,
+        "validation": finished.summary.validation_loss,
+        "initialValidation": first.filter(|point| point.step == 0).and_then(|point| point.validation_loss),
+    });
     statistics.insert("losses".into(), losses);
     let record = std::fs::read_to_string(finished.directory.join("training.json")).ok();
     let record: Option<Value> = record.and_then(|text| serde_json::from_str(&text).ok());
@@ -82,9 +87,6 @@ fn made(finished: Finished, trainable: Option<i64>) -> Made {
         .and_then(|record| record.get("trainingFlops"))
     {
         statistics.insert("flops".into(), flops.clone());
-    }
-    if let Some(trainable) = trainable {
-        statistics.insert("trainableParameters".into(), trainable.into());
     }
     Made {
         directory: finished.directory,

@@ -27,6 +27,7 @@ fn environment(url: Option<String>, token: Option<PathBuf>) -> Environment {
         token_file: token,
         keys: None,
         pod_ip: None,
+        otlp_endpoint: None,
         traceparent: None,
         image: None,
     }

@@ -89,6 +89,137 @@ fn a_loss_that_is_no_number_names_step_and_batch_and_keeps_the_checkpoint() {
 }
 
 #[test]
+fn a_flipped_byte_in_every_checkpoint_is_refused_by_name() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::start();
+    let chain = with(&store, root.path());
+    let docs = chain.finish(&chain.docs());
+    let run = chain.base(&docs);
+    let mut running = run.start(&[]);
+    assert!(running.until("checkpoint committed"));
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+    run.move_on();
+    let steps = store.checkpoints("team", run.kind, run.name, &run.key);
+    let mut flipped = String::new();
+    for step in &steps {
+        let key = format!(
+            "team/ns/pretrainjob/base/checkpoints/{}/{step:010}",
+            run.key
+        );
+        let largest = std::fs::read_dir(store.path(&key))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .max_by_key(|path| path.metadata().unwrap().len())
+            .unwrap();
+        flip(&largest);
+        flipped = largest.file_name().unwrap().to_str().unwrap().to_owned();
+    }
+    let ended = run.start(&[]).wait();
+    assert_eq!(ended.code, Some(66), "{ended:?}");
+    assert!(ended.said().contains(&flipped), "{}", ended.said());
+    assert!(chain.made(&run).is_none());
+}
+
+#[test]
+fn lost_reports_of_progress_change_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::start();
+    let chain = with(&store, root.path());
+    let calm = chain.finish(&chain.docs());
+    // One that takes connections and says nothing, one that is not there.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (silent_url, gone_url) = [&silent, &gone]
+        .map(|listener| format!("http://{}", listener.local_addr().unwrap()))
+        .into();
+    drop(gone);
+    for (prefix, url) in [("silent", &silent_url), ("gone", &gone_url)] {
+        let other = Chain::new(&store, root.path(), prefix);
+        let run = other.docs();
+        let ended = run.start(&[("BESSEMER_PROGRESS_URL", url)]).wait();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(
+            ended.log.contains("progress not delivered"),
+            "{}",
+            ended.log
+        );
+        assert_eq!(other.made(&run).unwrap().digest, calm.digest);
+    }
+}
+
+#[test]
+fn a_source_with_keys_of_its_own_is_read_with_them_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::start();
+    let foreign = Store::with_keys("foreign-key", "foreign-secret");
+    let chain = with(&store, root.path());
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .arg(root.path().join("docs"))
+        .arg(foreign.path("docs"))
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let mut task = chain.docs().config["task"].clone();
+    task["sources"][0]["uri"] = json!("s3://bessemer/docs");
+    task["sources"][0]["ownKeys"] = json!(true);
+    let run = chain.run("Dataset", "foreign", vec![], task);
+    let id = ("BESSEMER_SOURCE_DOCS_AWS_ACCESS_KEY_ID", "foreign-key");
+    let endpoint = (
+        "BESSEMER_SOURCE_DOCS_AWS_ENDPOINT_URL",
+        foreign.endpoint.as_str(),
+    );
+    let secret = |value| ("BESSEMER_SOURCE_DOCS_AWS_SECRET_ACCESS_KEY", value);
+    let refused = |variables: &[(&str, &str)], words: &[&str]| {
+        let ended = run.start(variables).wait();
+        assert_eq!(ended.code, Some(78), "{ended:?}");
+        for word in words {
+            assert!(ended.said().contains(word), "{word} in {}", ended.said());
+        }
+        assert!(chain.made(&run).is_none());
+    };
+    refused(
+        &[id, endpoint],
+        &[
+            "source docs has no AWS_SECRET_ACCESS_KEY",
+            "credentialsSecretRef",
+        ],
+    );
+    refused(
+        &[id, endpoint, secret("")],
+        &["source docs has no AWS_SECRET_ACCESS_KEY"],
+    );
+    refused(
+        &[id, endpoint, secret("wrong")],
+        &["StorageDenied", "task.sources[0]"],
+    );
+    let ended = run.start(&[id, endpoint, secret("foreign-secret")]).wait();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.log.contains("foreign-secret") && !ended.log.contains("foreign-key"));
+    let made = chain.made(&run).unwrap();
+    for entry in std::fs::read_dir(store.path(&made.uri)).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("foreign-"));
+    }
+    assert!(!run.config.to_string().contains("foreign-"));
+}
+
+#[test]
+fn addresses_that_need_tls_are_refused_before_any_work() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::start();
+    let chain = with(&store, root.path());
+    let run = chain.docs();
+    for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "BESSEMER_PROGRESS_URL"] {
+        let ended = run.start(&[(name, "https://collector.example.org")]).wait();
+        assert_eq!(ended.code, Some(78), "{ended:?}");
+        assert!(ended.said().contains(name) && ended.said().contains("plain http"));
+        assert!(chain.made(&run).is_none());
+    }
+}
+
+#[test]
 fn configurations_inputs_and_sources_that_cannot_be_are_said() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::start();

@@ -20,6 +20,11 @@ pub struct Store {
 
 impl Store {
     pub fn start() -> Self {
+        Self::with_keys(KEY, SECRET)
+    }
+
+    /// A store that takes only these keys.
+    pub fn with_keys(key: &str, secret: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -28,7 +33,7 @@ impl Store {
             .build()
             .unwrap();
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
-        builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        builder.set_auth(SimpleAuth::from_single(key, secret));
         let service = builder.build();
         let listener = runtime
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
