@@ -11,7 +11,7 @@ use bessemer_embedded::{Api as Server, Options, controller, node};
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -551,4 +551,51 @@ async fn namespaces_get_an_account_and_are_emptied_and_orphans_stay() {
             .all(|o| o["metadata"]["namespace"] != "team")
     );
     cluster.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_waits_for_the_key_of_a_secret_and_says_which() {
+    let cluster = start(7);
+    let variable = |name: &str, key: &str, optional: bool| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": "keys", "key": key, "optional": optional}}});
+    let mut value = job("keyed", "echo \"$ID-$REGION-\"", json!({}));
+    value["spec"]["template"]["spec"]["containers"][0]["env"] = json!([
+        variable("ID", "id", false),
+        variable("REGION", "region", true)
+    ]);
+    cluster.create::<Job>(value).await;
+    let waiting = |text: &'static str| {
+        let cluster = &cluster;
+        until(text, move || async move {
+            let pods = cluster.pods("job-name=keyed").await;
+            let status = pods.first()?.status.as_ref()?;
+            let state = status
+                .container_statuses
+                .as_ref()?
+                .first()?
+                .state
+                .as_ref()?;
+            let waiting = state.waiting.as_ref()?;
+            let told = waiting.reason.as_deref() == Some("CreateContainerConfigError")
+                && waiting.message.as_ref()?.contains(text);
+            told.then_some(())
+        })
+    };
+    let secret = |data: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": data});
+    waiting("keys").await;
+    cluster
+        .create::<Secret>(secret(json!({"other": "x"})))
+        .await;
+    waiting("couldn't find key id in Secret default/keys").await;
+    let patch = Patch::Merge(secret(json!({"id": "mine"})));
+    let secrets: Api<Secret> = cluster.all();
+    secrets
+        .patch("keys", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    cluster.job_with("keyed", "Complete").await;
+    let pod = cluster.pods("job-name=keyed").await[0].name_any();
+    let log = cluster.log(&pod, LogOptions::default()).await;
+    assert!(log.contains("mine--"), "{log}");
+    cluster.stop.cancel();
+    cluster.agent_stop.cancel();
 }

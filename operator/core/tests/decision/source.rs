@@ -106,3 +106,41 @@ fn consent_subject_and_language_are_part_of_the_run() {
         |spec: &mut Value| spec["sources"][1]["credentialsSecretRef"]["name"] = json!("new");
     assert_eq!(as_it_is, run_key(&other));
 }
+
+#[test]
+fn a_missing_secret_or_key_is_waited_for_in_the_kubelets_words() {
+    let mut cluster = Cluster::new();
+    let object = key(KindName::Dataset, "x");
+    cluster.apply(KindName::Dataset, "x", spec());
+    while cluster.of_kind("Pod").is_empty() {
+        cluster.reconcile(&object);
+        cluster.step();
+    }
+    let sentence = "couldn't find key AWS_ACCESS_KEY_ID in Secret default/their-keys";
+    let (at, mut pod) = {
+        let (at, pod) = cluster
+            .children
+            .iter()
+            .find(|((kind, _), _)| kind == "Pod")
+            .unwrap();
+        (at.clone(), pod.clone())
+    };
+    let held = json!([{"name": "worker", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+        "state": {"waiting": {"reason": "CreateContainerConfigError", "message": sentence}}}]);
+    pod["status"] = json!({"phase": "Pending", "containerStatuses": held});
+    cluster.children.insert(at, pod);
+    cluster.reconcile(&object);
+    assert_eq!(cluster.reason(&object), "ContainerConfigInvalid");
+    let message = cluster.message(&object);
+    assert!(
+        message.starts_with(sentence)
+            && message.ends_with("Check the Secrets and ConfigMaps that the pod names."),
+        "{message}"
+    );
+    cluster.settle();
+    assert_eq!(
+        cluster.reason(&object),
+        "Complete",
+        "it goes on when the Secret is there"
+    );
+}
