@@ -68,6 +68,9 @@ fn dataset(root: &Path, name: &str, words: u64) -> PathBuf {
         format: Format::Text,
         text_field: None,
         license: None,
+        consent: None,
+        subject_field: None,
+        own_keys: false,
         weight: 1.0,
     };
     let task = PrepareTask {
@@ -77,6 +80,7 @@ fn dataset(root: &Path, name: &str, words: u64) -> PathBuf {
             unicode: Unicode::Nfc,
             min_characters: 5,
             max_characters: 100_000,
+            language: None,
             repetition: None,
         },
         exact_deduplication: true,
