@@ -60,7 +60,10 @@ images-binaries: setup
 	$(CARGO) build --release --locked -p bessemer-operator -p bessemer-worker
 
 .PHONY: images
-images: images-binaries ## build both images from scratch as OCI layouts below the cache, and check them
+images: images-binaries images-check ## build both images from scratch as OCI layouts below the cache, and check them
+
+.PHONY: images-check
+images-check: setup ## build images of the binaries that are there, and check them
 	trainer-image/test-images --bin "$(BIN)"
 
 .PHONY: parity
