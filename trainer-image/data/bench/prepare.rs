@@ -107,7 +107,9 @@ fn copy(from: &Path, to: &Path, limit: u64) -> Result<u64, Failure> {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy();
         let text = name.ends_with(".rs") || name.ends_with(".md");
-        if bytes < limit && text && std::fs::read_to_string(entry.path()).is_ok() {
+        let good =
+            || std::fs::read_to_string(entry.path()).is_ok_and(|content| !content.contains('\0'));
+        if bytes < limit && text && good() {
             bytes += std::fs::copy(entry.path(), to.join(format!("{number:07}-{name}")))?;
         }
     }

@@ -55,7 +55,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
 
     let started = Instant::now();
-    let ours = train_texts(texts.iter().cloned().map(Ok), vocabulary, &[])?;
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+    let ours = one.install(|| train_texts(texts.iter().cloned().map(Ok), vocabulary, &[]))?;
     let own = rate(started);
     let mut trainer = BpeTrainerBuilder::new()
         .show_progress(false)

@@ -542,3 +542,34 @@ fn progress_is_coalesced_and_never_falls() {
     cluster.settle();
     assert_eq!(percent(&cluster), 100);
 }
+
+#[test]
+fn gpu_hours_are_gpus_times_the_time_of_the_run() {
+    for gpus in [0, 1] {
+        let mut cluster = Cluster::new();
+        cluster.apply(KindName::Dataset, "text", dataset("Pretraining"));
+        let mut spec = pretrain(&["text"]);
+        spec["workers"] = json!({"gpus": gpus});
+        let base = key(KindName::PretrainJob, "base");
+        cluster.apply(KindName::PretrainJob, "base", spec);
+        loop {
+            cluster.reconcile(&key(KindName::Dataset, "text"));
+            cluster.reconcile(&base);
+            if cluster.reason(&base) == "Running" {
+                break;
+            }
+            cluster.step();
+        }
+        assert!(cluster.objects[&base]["status"]["gpuHours"].is_null());
+        cluster.now += 5400;
+        cluster.settle();
+        let status = &cluster.objects[&base]["status"];
+        let at =
+            |field: &str| -> jiff::Timestamp { status[field].as_str().unwrap().parse().unwrap() };
+        let seconds = at("completionTime").as_second() - at("startTime").as_second();
+        assert!(seconds >= 5400, "{seconds}");
+        let hours = status["gpuHours"].as_f64().unwrap();
+        let wanted = f64::from(gpus) * seconds as f64 / 3600.0;
+        assert!((hours - wanted).abs() < 1e-4, "{hours} {wanted}");
+    }
+}

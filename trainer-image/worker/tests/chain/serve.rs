@@ -97,6 +97,24 @@ fn the_chain_ends_in_a_served_completion() {
     );
 
     let chat = chain.finish(&chain.chat(&base, &pairs));
+    let manifest = std::fs::read_to_string(store.path(&chat.uri).join("manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    let number = |field: &str| {
+        manifest["statistics"]
+            .pointer(field)
+            .and_then(Value::as_f64)
+            .unwrap()
+    };
+    let (trained, all) = (number("/trainableParameters"), number("/parameters"));
+    assert!(
+        trained > 0.0 && trained < all,
+        "an adapter is smaller: {trained} of {all}"
+    );
+    let (before, after) = (
+        number("/losses/initialValidation"),
+        number("/losses/validation"),
+    );
+    assert!(after < before, "held-out answers: {before} -> {after}");
     let eval = chain.finish(&chain.eval(&chat, &base, &docs, &pairs));
     let results: Value =
         serde_json::from_slice(&std::fs::read(store.path(&eval.uri).join("results.json")).unwrap())
