@@ -55,6 +55,10 @@ e2e: setup ## end-to-end tests on the embedded control plane, kubectl included
 charts: ## lint, render and check the Helm charts, their rules and wrong values (no cluster; needs Go)
 	charts/test
 
+.PHONY: charts-install
+charts-install: ## install, upgrade and uninstall both charts on a real API server; audit the operator's rights (no nodes; needs Go)
+	charts/install "$(BIN)"
+
 .PHONY: images-binaries
 images-binaries: setup
 	$(CARGO) build --release --locked -p bessemer-operator -p bessemer-worker
