@@ -1,4 +1,4 @@
-//! The binary of every pod: owns arguments, the process's end and nothing else; the work is in `command`.
+//! The worker of every pod, begun by `launch`: owns arguments, the process's end and nothing else; the work is in `command`.
 //!
 //! ```text
 //! main ── command ─┬─ prepare, train, tune, evaluate ── job (inputs, progress, checkpoints, result)
@@ -21,8 +21,6 @@ mod telemetry;
 use clap::Parser;
 
 fn main() -> std::process::ExitCode {
-    // Before any thread exists: it may run this program anew with another environment.
-    bessemer_torch::sleep_while_waiting();
     let arguments = argument::Arguments::parse();
     let environment = environment::Environment::read();
     ending::catch_panics(&environment.termination_log);
