@@ -1,261 +1,71 @@
-//! The whole chain on one machine, through the binaries a user runs. Needs BESSEMER_BIN (`make e2e` sets it).
-//!
-//! Each test has its own state directory and tiny data, so that a chain takes seconds.
-#![cfg(test)]
+//! From one apply to a served model, and what stays of it.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::time::{Duration, Instant};
-
-use serde_json::Value;
-
-struct Local {
-    root: tempfile::TempDir,
-}
-
-fn binary() -> PathBuf {
-    let directory = std::env::var("BESSEMER_BIN")
-        .expect("BESSEMER_BIN names the directory of the release binaries");
-    PathBuf::from(directory).join("bessemer")
-}
-
-impl Local {
-    fn new() -> Self {
-        let local = Self {
-            root: tempfile::tempdir().unwrap(),
-        };
-        let text: String = (0..400)
-            .map(|n| {
-                let words = ["alpha", "beta", "gamma", "delta", "omega"];
-                let line: Vec<&str> = (0..24).map(|w| words[(n * 7 + w * w + n / 5) % words.len()]).collect();
-                format!("{}\n", serde_json::json!({"text": format!("Document {n}. {}.", line.join(" ")), "license": "MIT"}))
-            })
-            .collect();
-        local.write("text/docs.jsonl", &text);
-        let pairs: String = (0..200)
-            .map(|n| format!("{}\n", serde_json::json!({
-                "prompt": format!("Say number {n}"), "response": format!("The number is {n}."), "license": "MIT"
-            })))
-            .collect();
-        local.write("pairs/items.jsonl", &pairs);
-        let chain = include_str!("fixture/chain.yaml")
-            .replace("@DATA@", &local.root.path().display().to_string());
-        local.write("manifests/chain.yaml", &chain);
-        local
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.root.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    fn state(&self) -> PathBuf {
-        self.root.path().join("state")
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(binary());
-        command
-            .arg("local")
-            .arg("--dir")
-            .arg(self.state())
-            .args(arguments);
-        command.output().unwrap()
-    }
-
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        assert!(
-            output.status.success(),
-            "bessemer local {arguments:?}: {text}"
-        );
-        text
-    }
-
-    fn apply(&self) -> String {
-        self.ok(&[
-            "apply",
-            "-f",
-            &self.root.path().join("manifests").display().to_string(),
-        ])
-    }
-
-    fn kubectl(&self, arguments: &[&str]) -> Output {
-        let kubectl = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".into());
-        let kubeconfig = find(&self.state(), "kubeconfig").expect("up writes a kubeconfig");
-        Command::new(kubectl)
-            .arg("--kubeconfig")
-            .arg(kubeconfig)
-            .args(arguments)
-            .output()
-            .unwrap()
-    }
-
-    /// Kind/name and digest of every object of the chain.
-    fn digests(&self) -> Vec<(String, String)> {
-        let output = self.kubectl(&["get", "bessemer", "-o", "json"]);
-        let list: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let items = list["items"].as_array().unwrap().iter();
-        let mut all: Vec<(String, String)> = items
-            .filter(|o| o["kind"] != "Deployment")
-            .map(|o| {
-                let name = format!(
-                    "{}/{}",
-                    o["kind"].as_str().unwrap(),
-                    o["metadata"]["name"].as_str().unwrap()
-                );
-                (
-                    name,
-                    o["status"]["artifact"]["digest"]
-                        .as_str()
-                        .unwrap_or("none")
-                        .to_owned(),
-                )
-            })
-            .collect();
-        all.sort();
-        all
-    }
-
-    fn pid(&self) -> i32 {
-        let file = find(&self.state(), "pid").expect("the daemon has a pid file");
-        std::fs::read_to_string(file)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap()
-    }
-
-    /// SIGKILL to the daemon; its children die with it.
-    fn kill(&self) {
-        let pid = self.pid().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-9", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-        let started = Instant::now();
-        while Path::new("/proc").join(&pid).exists() && started.elapsed() < Duration::from_secs(10)
-        {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        let _ = self.run(&["down"]);
-    }
-}
-
-fn find(root: &Path, name: &str) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(root).ok()?;
-    let mut folders = Vec::new();
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let file = path.file_name()?.to_string_lossy().into_owned();
-        if path.is_dir() {
-            folders.push(path);
-        } else if file == name || file.ends_with(&format!(".{name}")) {
-            return Some(path);
-        }
-    }
-    folders.into_iter().find_map(|folder| find(&folder, name))
-}
+use crate::client;
+use crate::plane::{Plane, text};
+use crate::source::Source;
 
 #[test]
 #[ignore = "needs the release binaries: make e2e"]
-fn a_chain_is_served_survives_restarts_and_is_found_again_after_deletion() {
-    let local = Local::new();
-    local.ok(&["up"]);
-    let second = local.run(&["up"]);
-    assert!(!second.status.success(), "the second up must refuse");
+fn a_chain_is_served_stays_and_is_found_again() {
+    let source = Source::new();
+    let plane = Plane::started(&source);
+    let started = std::time::Instant::now();
+    plane.apply();
+    println!("apply to served: {:.1} s", started.elapsed().as_secs_f64());
+    let digests = plane.digests();
+    assert_eq!(digests.len(), 6, "{digests:?}");
     assert!(
-        String::from_utf8_lossy(&second.stderr).contains("already"),
-        "{second:?}"
+        digests.values().all(|digest| digest.len() == 64),
+        "{digests:?}"
     );
-    local.apply();
-    let digests = local.digests();
-    assert_eq!(digests.len(), 5, "{digests:?}");
-    assert!(digests.iter().all(|(_, d)| d.len() == 64), "{digests:?}");
+    assert_eq!(digests["Deployment/chat"], digests["FineTune/tuned"]);
 
-    // Nothing to do: the same, without new runs.
-    local.apply();
-    assert_eq!(local.digests(), digests);
-    let lineage = local.ok(&["lineage", "deployment/chat"]);
+    let body = client::chat("chat", "Say number 7", 8, false);
+    let answer = client::post(&plane.url("chat"), "/v1/chat/completions", &body).unwrap();
+    assert_eq!((answer.status, answer.whole), (200, true), "{answer:?}");
+    assert_eq!(answer.digest(), digests["FineTune/tuned"]);
+
+    let again = plane.apply();
+    assert!(again.contains("Nothing to do"), "{again}");
+    let lineage = plane.ok(&["lineage", "deployment/chat"]);
     for (name, digest) in &digests {
         assert!(
-            lineage.contains(digest.get(..12).unwrap()),
+            lineage.contains(&digest[..12]),
             "{name} {digest} is not in\n{lineage}"
         );
     }
 
-    local.ok(&["down"]);
-    local.ok(&["up"]);
-    local.apply();
-    assert_eq!(local.digests(), digests);
-    local.kill();
-    local.ok(&["up"]);
-    local.apply();
-    assert_eq!(local.digests(), digests);
+    // The state is one control plane's at a time, and outlives it.
+    let second = plane.run(&["up"]);
+    assert_eq!(second.status.code(), Some(75), "{}", text(&second));
+    assert!(text(&second).contains("already used"), "{}", text(&second));
+    plane.ok(&["down"]);
+    assert!(plane.processes().is_empty(), "{:?}", plane.processes());
+    plane.ok(&["up"]);
+    plane.apply();
+    assert_eq!(plane.digests(), digests);
+    let answer = client::post(&plane.url("chat"), "/v1/chat/completions", &body).unwrap();
+    assert_eq!(answer.digest(), digests["FineTune/tuned"]);
 
-    local.ok(&[
-        "delete",
-        "-f",
-        &local.root.path().join("manifests").display().to_string(),
-    ]);
-    local.apply();
-    assert_eq!(local.digests(), digests);
-}
-
-#[test]
-#[ignore = "needs the release binaries: make e2e"]
-fn fifty_kills_at_random_moments_end_in_the_same_digests() {
-    let undisturbed = Local::new();
-    undisturbed.ok(&["up"]);
-    undisturbed.apply();
-    let expected = undisturbed.digests();
-    undisturbed.ok(&["down"]);
-    let local = Local::new();
-    let mut random = 88_172_645_463_325_252_u64;
-    for round in 0..50 {
-        local.ok(&["up"]);
-        let manifests = local.root.path().join("manifests").display().to_string();
-        let mut apply = Command::new(binary());
-        apply
-            .arg("local")
-            .arg("--dir")
-            .arg(local.state())
-            .args(["apply", "-f", &manifests]);
-        let mut apply = apply
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        // xorshift64: the moments are the same in every run of this test.
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        std::thread::sleep(Duration::from_millis(50 + random % 4000));
-        local.kill();
-        let _ = apply.kill();
-        let _ = apply.wait();
-        if round % 10 == 9 {
-            // From time to time all of it begins again, but for what the store keeps.
-            let _ = std::fs::remove_dir_all(local.state().join("pods"));
-        }
+    // Artefacts outlive their objects: the same manifests find them, and nothing is trained again.
+    plane.ok(&["delete", "-f", &plane.manifests()]);
+    assert!(plane.digests().is_empty(), "{:?}", plane.digests());
+    plane.apply();
+    assert_eq!(plane.digests(), digests);
+    for object in [
+        "dset/docs",
+        "dset/pairs",
+        "pj/base",
+        "ft/tuned",
+        "eval/scores",
+    ] {
+        let (status, reason, message) = plane.ready(object);
+        assert_eq!(
+            (status.as_str(), reason.as_str()),
+            ("True", "Cached"),
+            "{object}: {message}"
+        );
     }
-    local.ok(&["up"]);
-    local.apply();
-    let found: Vec<String> = local.digests().into_iter().map(|(_, d)| d).collect();
-    let expected: Vec<String> = expected.into_iter().map(|(_, d)| d).collect();
-    assert_eq!(found, expected);
+    let jobs = plane.json(&["get", "jobs"]);
+    assert_eq!(jobs["items"].as_array().map(Vec::len), Some(0), "{jobs}");
 }
