@@ -1,6 +1,9 @@
 //! The text and the manifests that planes work from: owns what digests depend on. It must not run anything.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 /// A directory with text, pairs and manifests; planes over the same one must end in the same digests.
 pub struct Source {
@@ -18,16 +21,12 @@ impl Source {
         let source = Self {
             root: tempfile::tempdir().unwrap(),
         };
-        let words = ["alpha", "beta", "gamma", "delta", "omega"];
         source.write(
             "text/docs.jsonl",
-            &lines(400, |n| {
-                let line: Vec<&str> = (0..24)
-                    .map(|w| words[(n * 7 + w * w + n / 5) % words.len()])
-                    .collect();
-                let text = format!("Document {n}. {}.", line.join(" "));
-                serde_json::json!({"text": text, "license": "MIT"})
-            }),
+            &lines(
+                400,
+                |n| serde_json::json!({"text": document(n), "license": "MIT"}),
+            ),
         );
         source.write(
             "pairs/items.jsonl",
@@ -53,10 +52,30 @@ impl Source {
     pub fn manifests(&self) -> PathBuf {
         self.root.path().join("manifests")
     }
+}
 
-    pub fn directory(&self) -> &Path {
-        self.root.path()
+const WORDS: &str = "alpha beta gamma delta omega river stone cloud light water field house garden window table paper letter \
+    number colour summer winter morning evening mountain valley forest island harbour bridge market village castle silver \
+    copper yellow purple orange little great silent early narrow distant gentle heavy simple ancient walks turns carries \
+    follows reaches leaves enters opens closes finds";
+
+/// Text that the filters keep: no line and no run of words comes again and again.
+fn document(number: usize) -> String {
+    let words: Vec<&str> = WORDS.split_whitespace().collect();
+    let mut random = ChaCha8Rng::seed_from_u64(u64::try_from(number).unwrap());
+    let mut text = format!("Document {number} tells of ");
+    for _ in 0..6 {
+        let line: Vec<&str> = (0..10)
+            .map(|_| words[random.random_range(0..words.len())])
+            .collect();
+        text.push_str(&format!("the {}.\n", line.join(" ")));
     }
+    // What the answers of the pairs are like, so that pretraining alone helps a little.
+    text.push_str(&format!(
+        "Say number {number}: the number is {number}. The number is {}.\n",
+        number * 7 % 400
+    ));
+    text
 }
 
 fn lines(count: usize, line: impl Fn(usize) -> serde_json::Value) -> String {
