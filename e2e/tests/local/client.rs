@@ -44,13 +44,16 @@ pub fn post(url: &str, path: &str, body: &Value) -> std::io::Result<Answer> {
         "POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    parse(&text).ok_or_else(|| std::io::Error::other(format!("no HTTP answer: {text:?}")))
+    let mut bytes = Vec::new();
+    let ended = stream.read_to_end(&mut bytes);
+    let seen = String::from_utf8_lossy(&bytes).into_owned();
+    ended.map_err(|error| std::io::Error::other(format!("{error} after {seen:?}")))?;
+    parse(&bytes).ok_or_else(|| std::io::Error::other(format!("no HTTP answer: {seen:?}")))
 }
 
-fn parse(text: &str) -> Option<Answer> {
-    let (head, rest) = text.split_once("\r\n\r\n")?;
+fn parse(bytes: &[u8]) -> Option<Answer> {
+    let (head, rest) = split(bytes, b"\r\n\r\n")?;
+    let head = std::str::from_utf8(head).ok()?;
     let mut lines = head.lines();
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
     let headers: BTreeMap<String, String> = lines
@@ -69,29 +72,33 @@ fn parse(text: &str) -> Option<Answer> {
     Some(Answer {
         status,
         headers,
-        body,
-        whole,
+        // Bytes that are no text count as a cut: JSON has none.
+        whole: whole && std::str::from_utf8(&body).is_ok(),
+        body: String::from_utf8_lossy(&body).into_owned(),
     })
 }
 
+fn split<'a>(bytes: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let found = bytes.windows(at.len()).position(|window| window == at)?;
+    Some((&bytes[..found], &bytes[found + at.len()..]))
+}
+
 /// The body of a chunked answer, and whether its end was seen.
-fn dechunk(mut rest: &str) -> (String, bool) {
-    let mut body = String::new();
-    while let Some((size, after)) = rest.split_once("\r\n") {
-        let Ok(size) = usize::from_str_radix(size, 16) else {
-            return (body, false);
+fn dechunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
+    let mut body = Vec::new();
+    while let Some((size, after)) = split(rest, b"\r\n") {
+        let size = std::str::from_utf8(size).ok();
+        let Some(size) = size.and_then(|size| usize::from_str_radix(size, 16).ok()) else {
+            break;
         };
         if size == 0 {
             return (body, true);
         }
         let Some(chunk) = after.get(..size) else {
-            return (body, false);
+            break;
         };
-        body.push_str(chunk);
-        rest = after
-            .get(size..)
-            .unwrap_or_default()
-            .trim_start_matches("\r\n");
+        body.extend_from_slice(chunk);
+        rest = after.get(size + 2..).unwrap_or_default();
     }
     (body, false)
 }
@@ -99,8 +106,9 @@ fn dechunk(mut rest: &str) -> (String, bool) {
 #[test]
 fn a_cut_answer_is_seen() {
     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let whole = parse(&format!("{head}3\r\nabc\r\n0\r\n\r\n")).unwrap();
+    let whole = parse(format!("{head}3\r\nabc\r\n0\r\n\r\n").as_bytes()).unwrap();
     assert_eq!((whole.body.as_str(), whole.whole), ("abc", true));
-    assert!(!parse(&format!("{head}3\r\nabc\r\n")).unwrap().whole);
-    assert!(!parse(&format!("{head}3\r\nab")).unwrap().whole);
+    for cut in ["3\r\nabc\r\n", "3\r\nab"] {
+        assert!(!parse(format!("{head}{cut}").as_bytes()).unwrap().whole);
+    }
 }
