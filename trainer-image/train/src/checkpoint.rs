@@ -48,9 +48,6 @@ pub(crate) struct State {
     pub tokens: u64,
     /// Bits of the smoothed training loss (JSON's decimals would lose the last).
     pub smooth_loss_bits: u64,
-    /// Validation loss before the first step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub initial_validation_loss: Option<f64>,
     /// The curve so far.
     pub curve: Vec<Point>,
     /// SHA-256 of the other files.
@@ -66,7 +63,6 @@ impl State {
             sequences: 0,
             tokens: 0,
             smooth_loss_bits: 0,
-            initial_validation_loss: None,
             curve: Vec::new(),
             files: BTreeMap::new(),
         }

@@ -64,7 +64,6 @@ struct Record<'a> {
     parameters: i64,
     tokens: u64,
     training_flops: f64,
-    initial_validation_loss: Option<f64>,
     validation_loss: Option<f64>,
     curve: &'a [crate::Point],
 }
@@ -83,7 +82,6 @@ pub(crate) fn write_record(
         parameters: finished.parameters,
         tokens: finished.summary.tokens,
         training_flops: flops_per_token * finished.summary.tokens as f64,
-        initial_validation_loss: finished.summary.initial_validation_loss,
         validation_loss: finished.summary.validation_loss,
         curve: &finished.summary.curve,
     };

@@ -67,8 +67,6 @@ pub enum End {
 pub struct Summary {
     /// Smoothed training loss at the end, nats per token.
     pub loss: f64,
-    /// Validation loss before the first step; absent without a validation split.
-    pub initial_validation_loss: Option<f64>,
     /// Validation loss at the end; absent without a validation split.
     pub validation_loss: Option<f64>,
     /// Targets scored; padding and prompts do not count.
@@ -200,9 +198,6 @@ impl Session<'_> {
         observer: &mut dyn Observer,
     ) -> Result<End, Error> {
         let total = self.settings.steps;
-        if self.state.step == 0 {
-            self.state.initial_validation_loss = self.validate(batches)?;
-        }
         let mut validation_loss = self
             .state
             .curve
@@ -263,7 +258,6 @@ impl Session<'_> {
         }
         Ok(End::Finished(Summary {
             loss: self.smooth_loss(),
-            initial_validation_loss: self.state.initial_validation_loss,
             validation_loss,
             tokens: self.state.tokens,
             curve: self.state.curve.clone(),
