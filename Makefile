@@ -70,6 +70,11 @@ images: images-binaries images-check ## build both images from scratch as OCI la
 images-check: setup ## build images of the binaries that are there, and check them
 	trainer-image/test-images --bin "$(BIN)"
 
+.PHONY: e2e-kill
+e2e-kill: build ## kill the quickstart's processes at random moments: BESSEMER_ROUNDS=n, BESSEMER_SEED=n
+	examples/quickstart/data "$(BIN)"
+	$(CARGO) test --release --workspace --locked --test local -- --ignored --nocapture quickstart_survives_kills
+
 .PHONY: parity
 parity: setup ## tests against the peers and the real data of ../shared/data
 	.ci/parity

@@ -23,7 +23,7 @@ use crate::training::{ObjectPolicy, RunPolicy};
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress.summary"),
-    printcolumn(name = "Tokens", type_ = "integer", json_path = ".status.statistics.tokens"),
+    printcolumn(name = "Tokens", type_ = "string", json_path = ".status.headline"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 40").message("metadata.name has at most 40 characters, so that the names of children fit")
 )]
@@ -445,6 +445,9 @@ pub struct DatasetStatus {
     /// Counts of the last successful run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics: Option<DatasetStatistics>,
+    /// Tokens of the last successful run, for `kubectl get`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headline: Option<String>,
     /// Counts successful runs, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,

@@ -231,7 +231,7 @@ pub struct EvaluationStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512))]
     pub results: Vec<MetricResult>,
-    /// First number in words, for `kubectl get`.
+    /// First number, for `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headline: Option<String>,
 }

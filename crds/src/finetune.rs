@@ -20,7 +20,7 @@ use crate::training::{
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress.summary"),
-    printcolumn(name = "Loss", type_ = "number", json_path = ".status.progress.loss"),
+    printcolumn(name = "Loss", type_ = "string", json_path = ".status.headline"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 40").message("metadata.name has at most 40 characters, so that the names of children fit"),
     validation = Rule::new("!has(self.spec.baseRef.name) || self.spec.baseRef.kind != 'FineTune' || self.spec.baseRef.name != self.metadata.name").message("baseRef must not be the object itself")
@@ -226,6 +226,9 @@ pub struct FineTuneStatus {
     /// Common fields.
     #[serde(flatten)]
     pub common: CommonStatus,
+    /// Newest loss, for `kubectl get`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headline: Option<String>,
     /// Newest checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_checkpoint: Option<CheckpointStatus>,

@@ -157,7 +157,8 @@ async fn operate(arguments: Arguments) -> Result<(), (&'static str, String)> {
         stopping.cancel();
     });
     let client = connect()?;
-    run(client, configuration(&arguments), parts, stop)
+    let configuration = configuration(&arguments).map_err(|e| (e.category(), e.to_string()))?;
+    run(client, configuration, parts, stop)
         .await
         .map_err(|e| (e.category(), e.to_string()))
 }
@@ -166,7 +167,7 @@ fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, (&'static str
     signal(kind).map_err(|e| ("SignalUnavailable", e.to_string()))
 }
 
-fn configuration(arguments: &Arguments) -> Config {
+fn configuration(arguments: &Arguments) -> Result<Config, bessemer_runtime::Error> {
     let storage = Storage {
         endpoint: arguments.s3_endpoint.clone(),
         region: arguments.region.clone(),
@@ -183,13 +184,13 @@ fn configuration(arguments: &Arguments) -> Config {
     config.namespaces = arguments.namespaces.clone();
     config.concurrency = arguments.concurrency;
     config.identity = arguments.identity.clone();
-    config.health_address = Some(arguments.health_address);
-    config.intake_address = Some(arguments.intake_address);
+    config.health = Some(bessemer_runtime::listen(arguments.health_address)?);
+    config.intake = Some(bessemer_runtime::listen(arguments.intake_address)?);
     config.election = arguments.lease_namespace.clone().map(|namespace| {
         let mut election =
             lease::Config::new(namespace, access::LEASE.into(), arguments.identity.clone());
         election.progress_url = arguments.advertise_url.clone();
         election
     });
-    config
+    Ok(config)
 }

@@ -42,6 +42,8 @@ pub enum Error {
         reason: String,
         /// The log.
         log: PathBuf,
+        /// Its exit code, 1 when it has none.
+        code: u8,
     },
     /// A port is taken.
     #[error(
@@ -53,6 +55,11 @@ pub enum Error {
         /// File that remembers it.
         file: PathBuf,
     },
+    /// Another control plane gives away the addresses that this one's Services have.
+    #[error(
+        "the service network {0}/16 is held by another local control plane on this machine; stop that one first (`bessemer local --dir DIR down`)"
+    )]
+    NetworkInUse(std::net::Ipv4Addr),
     /// A program that is needed is missing.
     #[error("{what} is missing: {path}; {hint}")]
     Missing {
@@ -63,6 +70,9 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// The worker does not run on this machine; its own sentence.
+    #[error("{0}")]
+    Worker(String),
     /// Too little disk.
     #[error("{path} has {free} MB free, {needed} MB are needed; free some or give another --dir")]
     NoSpace {
@@ -104,8 +114,13 @@ impl Error {
             Self::Manifest { .. } | Self::Refused { .. } | Self::BadReference(_) => 64,
             Self::Mine(_) => 66,
             Self::Unreachable(_) | Self::NotRunning(_) => 69,
-            Self::Missing { .. } | Self::NoSpace { .. } | Self::PortInUse { .. } => 78,
+            Self::Missing { .. }
+            | Self::NoSpace { .. }
+            | Self::PortInUse { .. }
+            | Self::NetworkInUse(_)
+            | Self::Worker(_) => 78,
             Self::AlreadyRunning(_) => 75,
+            Self::Daemon { code, .. } => *code,
             _ => 1,
         }
     }

@@ -37,6 +37,9 @@ pub struct Options {
 /// Time between two looks at the objects.
 const PACE: Duration = Duration::from_millis(250);
 
+/// How long an object may name the failure of another one without being taken at its word.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// An object that is followed.
 struct Followed {
     kind: Kind,
@@ -192,6 +195,12 @@ async fn follow(
             match state {
                 State::Ready => {}
                 State::Pending(_) => pending += 1,
+                // Failed because another failed: that one is named, and this one follows when it is mended.
+                State::Failed(reason)
+                    if reason.starts_with("DependencyFailed") && started.elapsed() < PATIENCE =>
+                {
+                    pending += 1;
+                }
                 State::Failed(reason) => {
                     failed = Some((format!("{}/{}", item.kind, item.name), reason))
                 }

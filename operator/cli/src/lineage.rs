@@ -37,7 +37,10 @@ pub async fn trace(
             ));
             continue;
         };
-        let own = object::text(&found, "/status/artifact/digest").map(str::to_string);
+        // A Deployment has no artefact of its own; what it serves stands for it.
+        let own = object::text(&found, "/status/artifact/digest")
+            .or_else(|| object::text(&found, "/status/traffic/0/digest"))
+            .map(str::to_string);
         let digest = pinned
             .clone()
             .or_else(|| own.clone())

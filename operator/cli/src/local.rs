@@ -87,6 +87,10 @@ pub async fn up(place: &Place, options: &UpOptions) -> Result<(), Error> {
             return Err(Error::Daemon {
                 reason,
                 log: place.log(),
+                code: ended
+                    .and_then(|status| status.code())
+                    .and_then(|code| u8::try_from(code).ok())
+                    .unwrap_or(1),
             });
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -154,25 +158,13 @@ fn check_worker(directory: &std::path::Path) -> Result<(), Error> {
         .output();
     let output = asked.map_err(Error::file(&path))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        if said.contains("shared librar") {
-            let path = said
-                .split(": ")
-                .find(|part| part.contains(".so"))
-                .unwrap_or("libtorch")
-                .trim()
-                .into();
-            let hint = "fetch it with `make setup` and run under `eval \"$(make -s env)\"`, which sets LD_LIBRARY_PATH";
-            return Err(Error::Missing {
-                what: "libtorch",
-                path,
-                hint,
-            });
-        }
-        return Err(Error::Daemon {
-            reason: format!("bessemer-worker --version: {}", said.trim()),
-            log: path,
-        });
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.trim();
+        return Err(Error::Worker(
+            said.strip_prefix("bessemer-worker: ")
+                .unwrap_or(said)
+                .to_string(),
+        ));
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ use crate::settings::Settings;
 
 pub use plan::plan;
 pub use render::{CONFIG_FILE, Rendered, render};
-pub use status::{Told, checkpoint, losses, transitions, waiting};
+pub use status::{Told, checkpoint, headline, losses, transitions, waiting};
 
 /// A kind whose objects run to completion; by this it is a [`Kind`].
 pub trait RunKind: Object {

@@ -93,6 +93,20 @@ impl Server {
         directory: &Path,
         address: SocketAddr,
     ) -> Result<Self, ServerError> {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| match source.kind() {
+                std::io::ErrorKind::AddrInUse => ServerError::AddressInUse { address },
+                _ => ServerError::Listen { address, source },
+            })?;
+        Self::over(api, directory, listener)
+    }
+
+    /// As [`Self::start`], over a listener that is open already: who must know the port first cannot lose it again.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn over(api: Api, directory: &Path, listener: TcpListener) -> Result<Self, ServerError> {
         let file = |path: &Path, error: &dyn std::fmt::Display| ServerError::File {
             path: path.display().to_string(),
             message: error.to_string(),
@@ -100,15 +114,12 @@ impl Server {
         let certificate = certificate::open(directory)?;
         let token = admin_token(&directory.join("token"))
             .map_err(|e| file(&directory.join("token"), &e))?;
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| match source.kind() {
-                std::io::ErrorKind::AddrInUse => ServerError::AddressInUse { address },
-                _ => ServerError::Listen { address, source },
-            })?;
         let address = listener
             .local_addr()
-            .map_err(|source| ServerError::Listen { address, source })?;
+            .map_err(|source| ServerError::Listen {
+                address: SocketAddr::from(([127, 0, 0, 1], 0)),
+                source,
+            })?;
         let kubeconfig = directory.join("kubeconfig");
         private::write(
             &kubeconfig,

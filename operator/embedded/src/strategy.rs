@@ -15,13 +15,13 @@ use crate::status::Failure;
 /// Fills in defaults; `status` goes where it is a subresource. What is set here counts as set by
 /// the client, as in the API server, where defaulting is part of decoding.
 pub fn default_new(resource: &Resource, value: &mut Value) {
-    if resource.status {
-        object::remove(value, &["status"]);
-    }
     if resource.custom {
         schema::default::apply(resource.schema.root(), value);
     } else {
         initial::defaults(resource, value);
+    }
+    if resource.status {
+        object::remove(value, &["status"]);
     }
     if resource.table == "namespaces" {
         name_label(value);
@@ -49,6 +49,8 @@ pub fn create(
     now: Timestamp,
 ) -> Result<(), Failure> {
     if resource.custom {
+        // A default of `status` shows from the start and is nobody's: the API server fills it in as it reads its storage.
+        schema::default::apply(resource.schema.root(), value);
         return Ok(());
     }
     match resource.table.as_str() {

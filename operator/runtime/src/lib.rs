@@ -22,4 +22,4 @@ mod run;
 pub mod telemetry;
 pub mod watch;
 
-pub use run::{Config, Error, Parts, run};
+pub use run::{Config, Error, Parts, listen, run};

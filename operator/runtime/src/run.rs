@@ -46,10 +46,10 @@ pub struct Config {
     pub election: Option<lease::Config>,
     /// Who we are in Events.
     pub identity: String,
-    /// Where metrics and health are served; port 0 takes any.
-    pub health_address: Option<SocketAddr>,
-    /// Where progress reports are taken; port 0 takes any.
-    pub intake_address: Option<SocketAddr>,
+    /// Where metrics and health are served.
+    pub health: Option<Arc<std::net::TcpListener>>,
+    /// Where progress reports are taken.
+    pub intake: Option<Arc<std::net::TcpListener>>,
 }
 
 impl Config {
@@ -63,8 +63,8 @@ impl Config {
             resync: Duration::from_secs(600),
             election: None,
             identity: "bessemer".into(),
-            health_address: None,
-            intake_address: None,
+            health: None,
+            intake: None,
         }
     }
 }
@@ -186,7 +186,7 @@ pub async fn run(
     });
     watch_all(&mut tasks, &client, &config, &parts, &cluster, &pulse);
 
-    if let Some(address) = config.intake_address {
+    if let Some(listener) = &config.intake {
         let directory = Pods {
             cluster: cluster.clone(),
             queue: queue.clone(),
@@ -200,11 +200,11 @@ pub async fn run(
             directory: Arc::new(directory),
             keys: parking_lot::Mutex::default(),
         });
-        serve(&mut tasks, address, intake.routes()).await?;
+        serve(&mut tasks, listener, intake.routes())?;
     }
-    if let Some(address) = config.health_address {
+    if let Some(listener) = &config.health {
         let health = health(&parts, &pulse, &cluster, &queue, &leadership, &config);
-        serve(&mut tasks, address, Arc::new(health).routes()).await?;
+        serve(&mut tasks, listener, Arc::new(health).routes())?;
     }
 
     while !cluster.unsynced().is_empty() {
@@ -376,14 +376,29 @@ impl Work {
     }
 }
 
-async fn serve(
+/// Opens `address` (port 0 takes any), so that whoever must know the port does before the operator runs.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub fn listen(address: SocketAddr) -> Result<Arc<std::net::TcpListener>, Error> {
+    std::net::TcpListener::bind(address)
+        .map(Arc::new)
+        .map_err(|source| Error::Listen { address, source })
+}
+
+fn serve(
     tasks: &mut JoinSet<()>,
-    address: SocketAddr,
+    listener: &std::net::TcpListener,
     routes: axum::Router,
 ) -> Result<(), Error> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Listen { address, source })?;
+    let address = listener
+        .local_addr()
+        .unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+    let own = listener.try_clone().and_then(|own| {
+        own.set_nonblocking(true)?;
+        TcpListener::from_std(own)
+    });
+    let listener = own.map_err(|source| Error::Listen { address, source })?;
     tasks.spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%address, %error, "endpoint ended");

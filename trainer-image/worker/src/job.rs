@@ -9,8 +9,6 @@ use std::sync::Arc;
 use bessemer_protocol::{RunConfig, Stage};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 pub use training::Watch;
 
@@ -106,15 +104,7 @@ async fn work_and_publish(
         let fetched = stop.run_until_cancelled(storage.fetch(input)).await;
         let fetched =
             fetched.ok_or_else(|| Failure::interrupted("inputs were being fetched"))??;
-        if let Some(link) = fetched
-            .manifest
-            .statistics
-            .get("traceparent")
-            .and_then(Value::as_str)
-            .and_then(telemetry::link)
-        {
-            Span::current().add_link(link);
-        }
+        telemetry::link(&fetched.manifest.statistics);
         inputs.push(fetched);
         reporter.update(|report| report.percent = WORK.0 * (index + 1) as f64 / count as f64);
     }

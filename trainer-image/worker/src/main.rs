@@ -1,4 +1,4 @@
-//! The binary of every pod: owns arguments, the process's end and nothing else; the work is in `command`.
+//! The worker of every pod, begun by `launch`: owns arguments, the process's end and nothing else; the work is in `command`.
 //!
 //! ```text
 //! main ── command ─┬─ prepare, train, tune, evaluate ── job (inputs, progress, checkpoints, result)
@@ -21,7 +21,7 @@ mod telemetry;
 use clap::Parser;
 
 fn main() -> std::process::ExitCode {
-    // Before any thread exists: it may run this program anew with another environment.
+    // Before any thread exists: without the launcher it runs this program anew with another environment.
     bessemer_torch::sleep_while_waiting();
     let arguments = argument::Arguments::parse();
     let environment = environment::Environment::read();
@@ -40,7 +40,7 @@ fn main() -> std::process::ExitCode {
     };
     let fit = environment.check();
     let endpoint = environment.otlp_endpoint.as_deref();
-    let telemetry = telemetry::Telemetry::start(&runtime, endpoint.filter(|_| fit.is_ok()));
+    let telemetry = telemetry::Telemetry::start(endpoint.filter(|_| fit.is_ok()));
     let result = fit.and_then(|()| runtime.block_on(command::run(&arguments, &environment)));
     let code = match result {
         Ok(()) => ending::succeed(),

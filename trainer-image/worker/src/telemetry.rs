@@ -2,17 +2,15 @@
 //! must not decide anything.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use opentelemetry::propagation::TextMapPropagator;
-use opentelemetry::trace::{SpanContext, TraceContextExt, TracerProvider};
+use opentelemetry::trace::{TraceContextExt, TracerProvider};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData};
-use tokio::runtime::{Handle, Runtime};
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use serde_json::Value;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -24,14 +22,14 @@ pub struct Telemetry(Option<SdkTracerProvider>);
 
 impl Telemetry {
     /// Starts logging; `RUST_LOG` filters, by default `info`.
-    pub fn start(runtime: &Runtime, endpoint: Option<&str>) -> Self {
+    pub fn start(endpoint: Option<&str>) -> Self {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
         let logs = tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
             .with_span_list(false)
             .with_writer(std::io::stderr);
-        let provider = endpoint.map(|endpoint| provider(endpoint, runtime.handle().clone()));
+        let provider = endpoint.map(provider);
         let (provider, problem) = match provider {
             Some(Ok(provider)) => (Some(provider), None),
             Some(Err(problem)) => (None, Some(problem)),
@@ -62,7 +60,7 @@ impl Telemetry {
     }
 }
 
-fn provider(endpoint: &str, runtime: Handle) -> Result<SdkTracerProvider, String> {
+fn provider(endpoint: &str) -> Result<SdkTracerProvider, String> {
     let url = format!(
         "{}/v1/traces",
         endpoint
@@ -78,38 +76,10 @@ fn provider(endpoint: &str, runtime: Handle) -> Result<SdkTracerProvider, String
         .with_service_name("bessemer-worker")
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
-    let exporter = OnRuntime {
-        exporter: Arc::new(exporter),
-        runtime,
-    };
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
         .with_resource(resource)
         .build())
-}
-
-/// The batch processor exports from a thread of its own, the HTTP client needs the runtime: this brings them together.
-#[derive(Debug)]
-struct OnRuntime {
-    exporter: Arc<SpanExporter>,
-    runtime: Handle,
-}
-
-impl opentelemetry_sdk::trace::SpanExporter for OnRuntime {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let exporter = self.exporter.clone();
-        let sent = self
-            .runtime
-            .spawn(async move { exporter.export(batch).await });
-        sent.await
-            .unwrap_or_else(|error| Err(OTelSdkError::InternalFailure(error.to_string())))
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        if let Some(exporter) = Arc::get_mut(&mut self.exporter) {
-            opentelemetry_sdk::trace::SpanExporter::set_resource(exporter, resource);
-        }
-    }
 }
 
 /// The context that a W3C `traceparent` names; `None` when it names none.
@@ -120,9 +90,12 @@ pub fn context(traceparent: &str) -> Option<Context> {
     valid.then_some(context)
 }
 
-/// The span that a `traceparent` names, for links.
-pub fn link(traceparent: &str) -> Option<SpanContext> {
-    context(traceparent).map(|context| context.span().span_context().clone())
+/// Links the current span to the run that made an input, by its manifest's statistics.
+pub fn link(statistics: &Value) {
+    let made = statistics.get("traceparent").and_then(Value::as_str);
+    if let Some(made) = made.and_then(context) {
+        tracing::Span::current().add_link(made.span().span_context().clone());
+    }
 }
 
 /// `traceparent` of the current span; `None` when spans are not recorded.
@@ -139,13 +112,14 @@ mod tests {
     #[test]
     fn a_traceparent_is_read_and_nonsense_is_not() {
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let trace = |text: &str| {
+            context(text).map(|found| found.span().span_context().trace_id().to_string())
+        };
+        assert_eq!(trace(parent).unwrap(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(trace(""), None);
         assert_eq!(
-            link(parent).unwrap().trace_id().to_string(),
-            "0af7651916cd43dd8448eb211c80319c"
-        );
-        assert!(
-            link("").is_none()
-                && link("00-00000000000000000000000000000000-b7ad6b7169203331-01").is_none()
+            trace("00-00000000000000000000000000000000-b7ad6b7169203331-01"),
+            None
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Owns the one process of local mode: API, object store, controllers, node agent, operator, wired together. Each of
 //! them is what runs elsewhere too; nothing here is a second implementation.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,19 +70,17 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
         tokio::spawn(async move { objectstore::serve(listener, &root, &credentials, stop).await })
     };
 
-    let api_port = place.listen("api")?;
-    let api_address = address(&api_port)?;
-    drop(api_port);
-    let api = open_api(place)?;
-    let server = bessemer_embedded::server::Server::start(api.clone(), &place.api(), api_address)
-        .await
+    let api_listener = tokio::net::TcpListener::from_std(place.listen("api")?)
+        .map_err(Error::file("127.0.0.1"))?;
+    let (_network_lock, network) = place.network()?;
+    let api = open_api(place, network)?;
+    let server = bessemer_embedded::server::Server::over(api.clone(), &place.api(), api_listener)
         .map_err(failed)?;
     let client = Client::new(api, "default");
     install_definitions(&client).await?;
 
     let intake = place.listen("progress")?;
-    let intake_address = address(&intake)?;
-    drop(intake);
+    let progress_url = format!("http://{}", address(&intake)?);
     let storage = Storage {
         endpoint: Some(store_url),
         region: "us-east-1".into(),
@@ -91,7 +89,7 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
     };
     let mut settings = Settings::new(storage, IMAGE);
     settings.local = true;
-    settings.progress_url = Some(format!("http://{intake_address}"));
+    settings.progress_url = Some(progress_url);
     settings.otlp_endpoint = otlp_endpoint;
     settings.threads =
         std::thread::available_parallelism().map_or(1, |n| n.get().try_into().unwrap_or(1));
@@ -114,7 +112,7 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
         metrics: Metrics::new(),
     };
     let mut config = bessemer_runtime::Config::new(settings);
-    config.intake_address = Some(intake_address);
+    config.intake = Some(Arc::new(intake));
 
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(controller::run(client.clone(), stop.clone()));
@@ -159,13 +157,14 @@ fn address(listener: &std::net::TcpListener) -> Result<SocketAddr, Error> {
 }
 
 /// The API over its directory.
-fn open_api(place: &Place) -> Result<Api, Error> {
+fn open_api(place: &Place, network: Ipv4Addr) -> Result<Api, Error> {
     let directory = place.api();
     std::fs::create_dir_all(&directory).map_err(Error::file(&directory))?;
     let seed = std::time::UNIX_EPOCH
         .elapsed()
         .map_or(0, |elapsed| elapsed.as_nanos() as u64);
     let mut options = Options::memory(Arc::new(bessemer_embedded::clock::SystemClock), seed);
+    options.service_network = network;
     options.storage = Box::new(bessemer_embedded::storage::Disk::open(&directory).map_err(failed)?);
     options.logs = Some(Arc::new(node::Logs::new(place.pods())));
     options.issuer = Some(Arc::new(

@@ -1,7 +1,9 @@
 //! Owns the state directory of a local control plane: names of its files, lock, keys and ports that stay.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::hash::{Hash, Hasher};
 use std::io::Read;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use bessemer_embedded::objectstore::Credentials;
@@ -11,6 +13,12 @@ use crate::error::Error;
 
 /// Image name that the node agent maps to the binaries of this build.
 pub const IMAGE: &str = "bessemer/trainer:local";
+
+/// Networks of Services are 127.96.0.0/16 and those after it.
+const FIRST_NETWORK: u8 = 96;
+const NETWORKS: u8 = 128;
+/// Port whose listener holds a network.
+const NETWORK_PORT: u16 = 6443;
 
 /// A state directory.
 #[derive(Clone, Debug)]
@@ -158,6 +166,32 @@ impl Place {
         listener.set_nonblocking(true).map_err(Error::file(&file))?;
         Ok(listener)
     }
+
+    /// The /16 from which Services get their addresses, and what holds it for this process. Two control planes on one
+    /// machine must not give the same address away; it stays the same over restarts, since Services keep theirs.
+    pub fn network(&self) -> Result<(std::net::TcpListener, Ipv4Addr), Error> {
+        let file = self.root.join("network");
+        let hold = |second: u8| {
+            // .0.1 is never given to a Service.
+            std::net::TcpListener::bind((Ipv4Addr::new(127, second, 0, 1), NETWORK_PORT))
+                .map(|held| (held, Ipv4Addr::new(127, second, 0, 0)))
+        };
+        if let Some(known) = std::fs::read_to_string(&file)
+            .ok()
+            .and_then(|text| text.trim().parse::<Ipv4Addr>().ok())
+        {
+            let [_, second, ..] = known.octets();
+            return hold(second).map_err(|_| Error::NetworkInUse(known));
+        }
+        let mut hash = std::hash::DefaultHasher::new();
+        self.root.hash(&mut hash);
+        let first = (hash.finish() % u64::from(NETWORKS)) as u8;
+        let found = (0..NETWORKS)
+            .find_map(|n| hold(FIRST_NETWORK + (first + n) % NETWORKS).ok())
+            .ok_or(Error::NetworkInUse(Ipv4Addr::LOCALHOST))?;
+        std::fs::write(&file, found.1.to_string()).map_err(Error::file(&file))?;
+        Ok(found)
+    }
 }
 
 /// Writes a file that only its owner reads.
@@ -199,5 +233,9 @@ mod tests {
                 .to_string()
                 .contains(&format!("port {port}"))
         );
+        let (held, network) = place.network().unwrap();
+        assert!(matches!(place.network(), Err(Error::NetworkInUse(known)) if known == network));
+        drop(held);
+        assert_eq!(place.network().unwrap().1, network);
     }
 }

@@ -1,6 +1,6 @@
 //! Owns the status of a Dataset beyond the common part. It must not decide.
 
-use bessemer_api::{CommonStatus, Dataset, DatasetStatistics, DatasetStatus};
+use bessemer_api::{CommonStatus, Dataset, DatasetStatistics, DatasetStatus, NONE_YET};
 use serde_json::Value;
 
 use crate::run::News;
@@ -21,5 +21,7 @@ pub(super) fn status(object: &Dataset, common: CommonStatus, news: News<'_>) -> 
         new.version =
             Some(old.version.unwrap_or(0) + i64::from(changed)).filter(|version| *version > 0);
     }
+    let tokens = new.statistics.as_ref().map(|statistics| statistics.tokens);
+    new.headline = Some(tokens.map_or_else(|| NONE_YET.into(), |tokens| tokens.to_string()));
     serde_json::to_value(new).unwrap_or_default()
 }

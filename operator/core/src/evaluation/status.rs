@@ -1,6 +1,6 @@
 //! Owns the status of an Evaluation beyond the common part. It must not decide.
 
-use bessemer_api::{CommonStatus, Evaluation, EvaluationStatus, MetricResult};
+use bessemer_api::{CommonStatus, Evaluation, EvaluationStatus, MetricResult, NONE_YET};
 use bessemer_protocol::EvaluationResult;
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ pub(super) fn status(object: &Evaluation, common: CommonStatus, news: News<'_>) 
     let mut new = EvaluationStatus {
         common,
         results: old.results,
-        headline: old.headline,
+        headline: None,
     };
     if let Some(artefact) = news.artefact {
         let results = artefact
@@ -21,8 +21,9 @@ pub(super) fn status(object: &Evaluation, common: CommonStatus, news: News<'_>) 
             .unwrap_or_default();
         let results: Vec<EvaluationResult> = serde_json::from_value(results).unwrap_or_default();
         new.results = results.into_iter().map(result).collect();
-        new.headline = new.results.first().map(headline);
     }
+    let headline = new.results.first().map(headline);
+    new.headline = Some(headline.unwrap_or_else(|| NONE_YET.into()));
     serde_json::to_value(new).unwrap_or_default()
 }
 

@@ -3,7 +3,7 @@
 use bessemer_api::{CommonStatus, ModelSize, PretrainJob, PretrainJobStatus};
 use serde_json::Value;
 
-use crate::run::{News, checkpoint, losses};
+use crate::run::{News, checkpoint, headline, losses};
 
 pub(super) fn status(object: &PretrainJob, common: CommonStatus, news: News<'_>) -> Value {
     let old = object.status.clone().unwrap_or_default();
@@ -30,6 +30,7 @@ pub(super) fn status(object: &PretrainJob, common: CommonStatus, news: News<'_>)
         });
         new.losses = losses(artefact);
     }
+    new.headline = Some(headline(&new.common, new.losses.as_ref()));
     serde_json::to_value(new).unwrap_or_default()
 }
 

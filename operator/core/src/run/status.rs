@@ -1,7 +1,7 @@
 //! Owns the common status of a run: what is carried over, progress that never falls, transitions as events. It must
 //! not decide the verdict.
 
-use bessemer_api::{CheckpointStatus, CommonStatus, Losses, Progress};
+use bessemer_api::{CheckpointStatus, CommonStatus, Losses, NONE_YET, Progress};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -229,4 +229,11 @@ pub fn checkpoint(
 /// The losses that a model's manifest tells (`statistics.losses`).
 pub fn losses(artefact: &Artefact) -> Option<Losses> {
     serde_json::from_value(artefact.statistics.get("losses")?.clone()).ok()
+}
+
+/// The newest loss in words: the run's own, else that of the last artefact.
+pub fn headline(common: &CommonStatus, losses: Option<&Losses>) -> String {
+    let running = common.progress.as_ref().and_then(|progress| progress.loss);
+    let loss = running.or_else(|| losses.and_then(|losses| losses.training));
+    loss.map_or_else(|| NONE_YET.into(), |loss| format!("{loss:.4}"))
 }

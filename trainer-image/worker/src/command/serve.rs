@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::environment::{Environment, SERVING_PORT};
 use crate::failure::Failure;
 use crate::storage::Storage;
+use crate::telemetry;
 
 pub async fn run(
     task: ServeTask,
@@ -38,8 +39,10 @@ pub async fn run(
     let Some(fetched) = stop.run_until_cancelled(storage.fetch(input)).await else {
         return Ok(());
     };
+    let fetched = fetched?;
+    telemetry::link(&fetched.manifest.statistics);
     let options = ServeOptions {
-        model: fetched?.directory,
+        model: fetched.directory,
         digest: input.digest.clone(),
         keys: environment.keys.clone(),
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

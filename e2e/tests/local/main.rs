@@ -1,0 +1,20 @@
+//! The whole life of a model on one machine, through the binaries that a user runs. Every test has a control plane of
+//! its own over tiny text, so that a chain takes seconds. Run by `make e2e`; the binaries must be built.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)] // reason: a test says by panicking that it failed, in its helpers too
+
+mod chain;
+mod client;
+mod column;
+mod fault;
+mod gate;
+mod kill;
+mod plane;
+mod process;
+mod promotion;
+mod source;
+mod trace;
