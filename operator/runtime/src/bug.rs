@@ -28,8 +28,8 @@ pub enum Bug {
     UnconditionalStatus,
     /// A watch that failed is not started again.
     DeadWatch,
-    /// A process that does not lead writes.
-    WriteWithoutLease,
+    /// The Lease is taken although its holder renews it.
+    StolenLease,
 }
 
 impl Bug {
@@ -47,7 +47,7 @@ impl Bug {
         Self::ForeignAdopted,
         Self::UnconditionalStatus,
         Self::DeadWatch,
-        Self::WriteWithoutLease,
+        Self::StolenLease,
     ];
 }
 
