@@ -18,7 +18,7 @@ pub enum Bug {
     DuplicateCreate,
     /// The first copy of an object is kept for ever.
     StaleCache,
-    /// The finalizer is not added.
+    /// The finalizer is never added.
     SkippedFinalizer,
     /// The finalizer is removed but nothing is cleaned up.
     SkippedCleanup,
