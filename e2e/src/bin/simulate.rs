@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bessemer_api::Kind;
 use bessemer_e2e::simulation::fault::{Coverage, STEPS, possible};
-use bessemer_e2e::simulation::{Scenario, simulate};
+use bessemer_e2e::simulation::trial;
 use clap::Parser;
 
 /// Simulates the whole operator under seeded faults.
@@ -29,17 +29,6 @@ struct Arguments {
     log: bool,
 }
 
-fn options(seed: u64) -> Scenario {
-    let faults = 3 + u32::try_from(seed % 6).unwrap_or(0);
-    // Every hundredth seed rests a whole day.
-    Scenario {
-        seed,
-        faults,
-        crash_at: None,
-        rest_hours: if seed % 100 == 99 { 24 } else { 1 },
-    }
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.log {
@@ -56,7 +45,7 @@ fn main() -> ExitCode {
             std::thread::spawn(move || {
                 let (mut coverage, mut failed, mut requests) = (Coverage::new(), Vec::new(), 0);
                 for seed in (from..end).step_by(usize::try_from(step).unwrap_or(1)) {
-                    let report = simulate(&options(seed));
+                    let report = trial(seed);
                     requests += report.requests;
                     for (cell, count) in report.coverage {
                         *coverage.entry(cell).or_insert(0) += count;
@@ -95,7 +84,18 @@ fn main() -> ExitCode {
         arguments.seeds,
         failed.len()
     );
-    if failed.is_empty() && !(arguments.complete && empty > 0) {
+    let complete = !(arguments.complete && empty > 0);
+    let word = if failed.is_empty() && complete {
+        "ok"
+    } else {
+        "FAILED"
+    };
+    println!(
+        "test result: {word}. {} passed; {} failed;",
+        arguments.seeds - failed.len() as u64,
+        failed.len() + usize::from(!complete)
+    );
+    if word == "ok" {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

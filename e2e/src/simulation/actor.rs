@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::server::{call, merge, table, text};
-use super::store::{BUCKET, Store};
+use super::store::BUCKET;
 
 /// Tables whose objects the garbage collector looks at.
 pub const CHILD_TABLES: [&str; 5] = [
@@ -42,20 +42,22 @@ struct Work {
 /// The actor of one simulated cluster.
 pub struct Actor {
     api: Api,
-    store: Arc<Store>,
+    store: Arc<dyn ObjectStore>,
     random: ChaCha8Rng,
     work: BTreeMap<String, Work>,
     servers: BTreeMap<String, (i64, Instant)>,
     orphans: BTreeMap<String, Instant>,
     revision: u64,
     /// No attempt fails by chance.
-    pub calm: bool,
+    calm: bool,
+    /// Everything takes at most this long (ms).
+    pub slowest: u64,
 }
 
 impl Actor {
     /// An actor on `api` that commits artefacts to `store`.
     #[must_use]
-    pub fn new(api: Api, store: Arc<Store>, seed: u64, calm: bool) -> Self {
+    pub fn new(api: Api, store: Arc<dyn ObjectStore>, seed: u64, calm: bool) -> Self {
         let random = ChaCha8Rng::seed_from_u64(seed ^ 0xAC70);
         let (work, servers, orphans) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self {
@@ -67,6 +69,7 @@ impl Actor {
             orphans,
             revision: 0,
             calm,
+            slowest: 30_000,
         }
     }
 
@@ -95,10 +98,14 @@ impl Actor {
     }
 
     fn delay(&mut self, low: u64, high: u64) -> Instant {
-        Instant::now() + Duration::from_millis(self.random.random_range(low..=high))
+        Instant::now()
+            + Duration::from_millis(self.random.random_range(low..=high).min(self.slowest))
     }
 
     async fn job(&mut self, job: &Value) {
+        if owners(job).next().is_none() {
+            return; // a Job of somebody else, put in the operator's way; nobody waits for it
+        }
         let uid = text(job, "/metadata/uid").to_owned();
         if !text(job, "/metadata/deletionTimestamp").is_empty() {
             self.drop_pods(&uid);

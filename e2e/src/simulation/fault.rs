@@ -8,6 +8,7 @@ use std::time::Duration;
 use bessemer_api::Kind;
 use bessemer_embedded::fault::{After, Before, Delivery, Fault as Disturb, View};
 use parking_lot::Mutex;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -39,8 +40,12 @@ pub enum Fault {
     WatchLag,
     /// An event arrives twice.
     WatchTwice,
+    /// A watch is late and shows only the last of what happened to an object.
+    WatchSkip,
     /// The resourceVersion of a watch is too old.
     Expired,
+    /// Somebody else has just made an object of the name that is to be created.
+    NameTaken,
     /// The object store, or a router, does not answer.
     OutsideError,
     /// The object store, or a router, answers late.
@@ -61,26 +66,39 @@ pub enum Step {
 }
 
 use Fault::{
-    Conflict, CrashAfter, CrashBefore, Expired, LostAnswer, LostRequest, OutsideError, OutsideSlow,
-    ServerError, Slow, TooMany, WatchClosed, WatchLag, WatchTruncated, WatchTwice,
+    Conflict, CrashAfter, CrashBefore, Expired, LostAnswer, LostRequest, NameTaken, OutsideError,
+    OutsideSlow, ServerError, Slow, TooMany, WatchClosed, WatchLag, WatchSkip, WatchTruncated,
+    WatchTwice,
 };
+
+const WRITE: [Fault; 9] = [
+    LostRequest,
+    LostAnswer,
+    Conflict,
+    TooMany,
+    ServerError,
+    Slow,
+    CrashBefore,
+    CrashAfter,
+    NameTaken,
+];
 
 /// Every fault that makes sense at a step.
 #[must_use]
-pub const fn possible(step: Step) -> &'static [Fault] {
+pub fn possible(step: Step) -> &'static [Fault] {
     match step {
-        Step::Observe => &[WatchClosed, WatchTruncated, WatchLag, WatchTwice, Expired],
-        Step::Ask => &[OutsideError, OutsideSlow],
-        Step::Execute | Step::Publish => &[
-            LostRequest,
-            LostAnswer,
-            Conflict,
-            TooMany,
-            ServerError,
-            Slow,
-            CrashBefore,
-            CrashAfter,
+        Step::Observe => &[
+            WatchClosed,
+            WatchTruncated,
+            WatchLag,
+            WatchTwice,
+            WatchSkip,
+            Expired,
         ],
+        Step::Ask => &[OutsideError, OutsideSlow],
+        Step::Execute => &WRITE,
+        // Status is applied to an object that exists and an Event is nobody's: no name can be taken.
+        Step::Publish => WRITE.split_last().map_or(&[], |(_, rest)| rest),
     }
 }
 
@@ -98,20 +116,24 @@ struct State {
     crash_at: Option<u64>,
     writes: u64,
     expired: bool,
+    chance: f64,
+    /// O6: every watch shows only the last of what happened to an object, always.
+    skip: bool,
 }
 
 /// Draws faults until its budget is used up.
 #[derive(Clone)]
 pub struct Plan(Arc<Mutex<State>>);
 
-/// Chance of a fault at a call, while the budget lasts.
-const CHANCE: f64 = 0.12;
+/// Chances of a fault at a call, while the budget lasts: early ones strike the beginning of a life, rare ones its end.
+const CHANCES: [f64; 3] = [0.2, 0.08, 0.03];
 
 impl Plan {
     /// `budget` faults, drawn from `seed`.
     #[must_use]
     pub fn new(seed: u64, budget: u32) -> Self {
-        let random = ChaCha8Rng::seed_from_u64(seed ^ 0xFA17);
+        let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xFA17);
+        let chance = CHANCES.choose(&mut random).copied().unwrap_or(1.0);
         let state = State {
             random,
             budget,
@@ -119,6 +141,8 @@ impl Plan {
             crash_at: None,
             writes: 0,
             expired: false,
+            chance,
+            skip: false,
         };
         Self(Arc::new(Mutex::new(state)))
     }
@@ -131,8 +155,20 @@ impl Plan {
         plan
     }
 
-    /// Draws a fault for a call that concerns `kind` at `step`.
-    pub fn draw(&self, kind: Kind, step: Step) -> Option<Fault> {
+    /// The same plan where watches always skip (O6).
+    #[must_use]
+    pub fn skipping(self) -> Self {
+        self.0.lock().skip = true;
+        self
+    }
+
+    /// Every call is struck until the budget is used up.
+    pub fn hurry(&self) {
+        self.0.lock().chance = 1.0;
+    }
+
+    /// Draws a fault for a call that concerns `kind` at `step`; `creates` says that it is a creation by name.
+    pub fn draw(&self, kind: Kind, step: Step, creates: bool) -> Option<Fault> {
         let mut state = self.0.lock();
         if matches!(step, Step::Execute | Step::Publish) {
             let write = state.writes;
@@ -146,12 +182,14 @@ impl Plan {
                 return Some(fault);
             }
         }
-        if state.budget == 0 || !state.random.random_bool(CHANCE) {
+        let chance = state.chance;
+        if state.budget == 0 || !state.random.random_bool(chance) {
             return None;
         }
-        let all = possible(step);
-        let index = state.random.random_range(0..all.len());
-        let fault = *all.get(index)?;
+        let fault = *possible(step).choose(&mut state.random)?;
+        if fault == NameTaken && !creates {
+            return None;
+        }
         state.budget -= 1;
         *state.injected.entry((kind, step, fault)).or_default() += 1;
         Some(fault)
@@ -182,10 +220,10 @@ impl Plan {
         state.crash_at = None;
     }
 
-    /// Faults that are still to come.
+    /// How many faults were injected.
     #[must_use]
-    pub fn left(&self) -> u32 {
-        self.0.lock().budget
+    pub fn injected(&self) -> u64 {
+        self.0.lock().injected.values().sum()
     }
 
     /// Writes seen so far.
@@ -235,11 +273,15 @@ impl Disturb for Watches {
         let Some(kind) = kind_of(object) else {
             return Delivery::Deliver;
         };
-        match self.0.draw(kind, Step::Observe) {
+        if self.0.0.lock().skip {
+            return Delivery::Skip(self.0.delay(500, 15_000));
+        }
+        match self.0.draw(kind, Step::Observe, false) {
             Some(WatchClosed) => Delivery::Close,
             Some(WatchTruncated) => Delivery::Truncate,
             Some(WatchLag) => Delivery::Lag(self.0.delay(500, 20_000)),
             Some(WatchTwice) => Delivery::Twice,
+            Some(WatchSkip) => Delivery::Skip(self.0.delay(500, 60_000)),
             // The watch ends, and by the time it is taken up again its version is too old (the wire compacts).
             Some(Expired) => {
                 self.0.0.lock().expired = true;

@@ -2,42 +2,48 @@
 //! everything. It must not contain a second implementation of anything it tests.
 
 pub mod actor;
+pub mod election;
 pub mod fault;
+pub mod fuzz;
+mod life;
 pub mod object;
 pub mod oracle;
 pub mod server;
 pub mod store;
 pub mod wire;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bessemer_api::Kind;
 use bessemer_core::Settings;
 use bessemer_embedded::{Api, Options};
 use bessemer_protocol::Storage;
 use bessemer_runtime::clock::{Random, TokioClock};
 use bessemer_runtime::metric::Metrics;
-use bessemer_runtime::{Config, Parts, run};
+use bessemer_runtime::{Config, Parts, cache, lease, run};
 use http::Method;
-use jiff::Timestamp;
-use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
+use jiff::{SignedDuration, Timestamp};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use actor::Actor;
 use fault::{Coverage, Plan, Watches};
-use object::{Deed, NAMESPACE, Wishes};
+use object::{NAMESPACE, Wishes};
 use store::{Store, World};
 use wire::Wire;
 
 /// Virtual time within which a fixpoint must be reached (O1). Resync is longer, so that it cannot hide a missed event.
 const FIXPOINT: Duration = Duration::from_secs(40 * 60);
 const RESYNC: Duration = Duration::from_secs(6 * 3600);
+/// Name of the operators' Lease.
+const LEASE: &str = "bessemer-operator";
+/// Minutes of a day.
+const DAY: u64 = 24 * 60;
+/// A seed has at least this many faults.
+const LEAST: u32 = 3;
 /// Nothing may change for this long before the state counts as a fixpoint.
 const CALM: Duration = Duration::from_secs(60);
 
@@ -50,12 +56,44 @@ pub struct Scenario {
     pub faults: u32,
     /// Only this crash: index of a write, doubled, plus one for after.
     pub crash_at: Option<u64>,
-    /// Virtual hours at rest (O8).
-    pub rest_hours: u64,
+    /// Watches show only the last of what happened to an object (O6).
+    pub skip: bool,
+    /// The operator has to be elected.
+    pub election: bool,
+    /// Virtual minutes at rest (O8).
+    pub rest_minutes: u64,
+    /// Whether the end is compared with a fresh install (O2), which costs half as much as the life itself.
+    pub compare: bool,
+}
+
+impl Scenario {
+    /// What a seed stands for: at least three faults; some skip, some elect, some rest for a whole day.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        Self {
+            seed,
+            faults: LEAST + u32::try_from(seed % 6).unwrap_or(0),
+            crash_at: None,
+            skip: seed % 8 == 5,
+            election: seed % 64 == 3,
+            rest_minutes: if seed % 100 == 98 { DAY } else { 20 },
+            compare: seed % 2 == 1,
+        }
+    }
+
+    /// The same life without faults.
+    #[must_use]
+    pub fn calm(seed: u64) -> Self {
+        Self {
+            faults: 0,
+            skip: false,
+            ..Self::of(seed)
+        }
+    }
 }
 
 /// What came of it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Seed.
     pub seed: u64,
@@ -71,14 +109,21 @@ pub struct Report {
     pub writes: u64,
 }
 
-/// The definitions, serialised once per process: they are the same for every seed.
-fn definitions() -> &'static [Value] {
-    static DEFINITIONS: std::sync::OnceLock<Vec<Value>> = std::sync::OnceLock::new();
-    DEFINITIONS.get_or_init(|| {
-        bessemer_api::definitions()
-            .iter()
-            .filter_map(|definition| serde_json::to_value(definition).ok())
-            .collect()
+/// An API with our definitions, made once per process: parsing schemas and compiling CEL takes longer than a simulation.
+fn template() -> &'static Api {
+    static TEMPLATE: OnceLock<Api> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        let api = match Api::open(Options::memory(Arc::new(Epoch), 0)) {
+            Ok(api) => api,
+            Err(error) => unreachable!("a store in memory cannot fail: {error}"),
+        };
+        for definition in bessemer_api::definitions() {
+            let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+            let body = serde_json::to_value(definition).unwrap_or_default();
+            let (code, answer) = server::call(&api, Method::POST, path, "application/json", &body);
+            assert!(code == 201, "definition refused: {answer}");
+        }
+        api
     })
 }
 
@@ -88,17 +133,35 @@ struct Simulation {
     store: Arc<Store>,
     clock: TokioClock,
     seed: u64,
+    election: bool,
 }
 
 /// Runs one simulation in a runtime of its own with paused time.
 #[must_use]
 pub fn simulate(options: &Scenario) -> Report {
+    alone(scenario(options))
+}
+
+/// Everything that one seed stands for: a life, and with some seeds a round of random specs or of partitions.
+#[must_use]
+pub fn trial(seed: u64) -> Report {
+    let mut report = simulate(&Scenario::of(seed));
+    if seed % 10 == 0 {
+        report.broken.extend(fuzz::fuzz(seed).broken);
+    }
+    if seed % 250 == 0 {
+        report.broken.extend(election::elect(seed).broken);
+    }
+    report
+}
+
+fn alone(simulation: impl Future<Output = Report>) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(scenario(options)),
+        Ok(runtime) => runtime.block_on(simulation),
         Err(error) => Report {
             broken: vec![format!("no runtime: {error}")],
             ..Report::default()
@@ -107,28 +170,48 @@ pub fn simulate(options: &Scenario) -> Report {
 }
 
 impl Simulation {
-    fn new(seed: u64, plan: Plan) -> Option<Self> {
-        let clock = TokioClock::starting_at(Timestamp::from_second(1_800_000_000).ok()?);
+    fn new(seed: u64, plan: Plan, election: bool) -> Arc<Self> {
+        let epoch = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(500_000);
+        let clock = TokioClock::starting_at(epoch);
         let mut options = Options::memory(Arc::new(Ticking(clock)), seed);
         options.fault = Some(Arc::new(Watches(plan.clone())));
-        let api = Api::open(options).ok()?;
-        for definition in definitions() {
-            let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-            let (code, answer) =
-                server::call(&api, Method::POST, path, "application/json", definition);
-            assert!(code == 201, "definition refused: {answer}");
-        }
-        Some(Self {
-            wire: Wire::new(api.clone(), plan),
+        let api = template().fork(options);
+        Arc::new(Self {
+            wire: Wire::new("operator", api.clone(), plan),
             api,
             store: Arc::default(),
             clock,
             seed,
+            election,
         })
     }
 
-    /// Starts an operator; it lives until the handle is aborted.
-    fn operator(&self, incarnation: u64) -> tokio::task::JoinHandle<()> {
+    /// The rest of the cluster and an operator that is started again whenever a fault kills it.
+    fn start(self: &Arc<Self>, calm: bool) -> [Owned; 2] {
+        let operator = self.clone().supervise(self.wire.clone());
+        [self.act(calm), Owned(tokio::spawn(operator))]
+    }
+
+    /// The rest of the cluster alone.
+    fn act(&self, calm: bool) -> Owned {
+        let actor = Actor::new(
+            self.api.clone(),
+            self.store.objects.clone(),
+            self.seed,
+            calm,
+        );
+        Owned(tokio::spawn(actor.run()))
+    }
+
+    /// Broken rules of single requests and calls.
+    fn complaints(&self) -> Vec<String> {
+        let mut found = std::mem::take(&mut *self.wire.broken.lock());
+        found.append(&mut self.store.broken.lock());
+        found
+    }
+
+    /// Starts an operator at the end of `wire`; it lives until the handle is aborted.
+    fn operator(&self, wire: &Arc<Wire>, identity: String) -> tokio::task::JoinHandle<()> {
         let storage = Storage {
             endpoint: None,
             region: "us-east-1".into(),
@@ -140,57 +223,71 @@ impl Simulation {
         let mut config = Config::new(settings);
         config.resync = RESYNC;
         config.concurrency = 4;
+        if self.election {
+            let lease = lease::Config::new(NAMESPACE.into(), LEASE.into(), identity.clone());
+            config.election = Some(lease);
+        }
         let parts = Parts {
-            lease_client: self.wire.client(),
+            lease_client: wire.client(),
             clock: Arc::new(self.clock),
-            random: Random::seeded(self.seed ^ incarnation),
+            random: Random::seeded(self.seed ^ cache::fingerprint(&identity)),
             outside: Arc::new(World::new(
                 self.store.clone(),
                 self.api.clone(),
-                self.wire.plan.clone(),
+                wire.plan.clone(),
             )),
             metrics: Metrics::new(),
         };
-        let client = self.wire.client();
+        let (client, wire) = (wire.client(), wire.clone());
         tokio::spawn(async move {
-            if let Err(error) = run(client, config, parts, CancellationToken::new()).await {
-                tracing::error!(%error, "operator ended");
+            match run(client, config, parts, CancellationToken::new()).await {
+                // Who does not lead any more must exit; Kubernetes starts it again.
+                Err(bessemer_runtime::Error::Lease(_)) => wire.crash.notify_one(),
+                ended => wire.complain(format!("the operator ended: {ended:?}")),
             }
         })
     }
 
     /// Keeps an operator alive: it is started again whenever a fault kills it.
-    async fn supervise(self: Arc<Self>) {
+    async fn supervise(self: Arc<Self>, wire: Arc<Wire>) {
         for incarnation in 0.. {
-            let operator = Owned(self.operator(incarnation));
-            self.wire.crash.notified().await;
+            let identity = format!("{}-{incarnation}", wire.name);
+            *wire.identity.lock() = identity.clone();
+            let operator = Owned(self.operator(&wire, identity));
+            wire.crash.notified().await;
             drop(operator);
-            tokio::time::sleep(self.wire.plan.delay(500, 5000)).await;
+            tokio::time::sleep(wire.plan.delay(500, 5000)).await;
         }
     }
 
     /// Waits until nothing changes any more. Returns what is not at rest if that takes too long.
     async fn settle(&self, wishes: &Wishes) -> Result<(), Vec<String>> {
         let start = Instant::now();
-        let (mut revision, mut since) = (self.api.revision(), Instant::now());
+        let (mut revision, mut change, mut since) = (0, (0, 0), Instant::now());
+        let mut restless = Vec::new();
         loop {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            let lies = oracle::lies(&self.api);
-            if !lies.is_empty() {
-                return Err(lies);
-            }
             if self.api.revision() != revision {
-                (revision, since) = (self.api.revision(), Instant::now());
+                revision = self.api.revision();
+                let last = oracle::last_change(&self.api);
+                if change != last {
+                    (change, since) = (last, Instant::now());
+                }
+                let lies = oracle::lies(&self.api);
+                if !lies.is_empty() {
+                    return Err(lies);
+                }
+                restless = oracle::restless(&self.api, wishes);
             }
-            let restless = oracle::restless(&self.api, wishes);
             if restless.is_empty() && since.elapsed() >= CALM {
                 return Ok(());
             }
             if start.elapsed() > FIXPOINT {
-                return Err(restless
-                    .into_iter()
-                    .map(|what| format!("O1: not at rest: {what}"))
-                    .collect());
+                let endless = format!("O1: still changing after {} s", FIXPOINT.as_secs());
+                let what = restless
+                    .iter()
+                    .map(|what| format!("O1: not at rest: {what}"));
+                return Err(what.chain([endless]).collect());
             }
         }
     }
@@ -205,6 +302,15 @@ impl Drop for Owned {
     }
 }
 
+/// The clock of the template, whose objects are as old as every simulation is.
+struct Epoch;
+
+impl bessemer_embedded::clock::Clock for Epoch {
+    fn now(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+}
+
 struct Ticking(TokioClock);
 
 impl bessemer_embedded::clock::Clock for Ticking {
@@ -216,237 +322,28 @@ impl bessemer_embedded::clock::Clock for Ticking {
 async fn scenario(options: &Scenario) -> Report {
     let mut random = ChaCha8Rng::seed_from_u64(options.seed);
     let mut wishes = object::chain(&mut random);
-    let plan = options
+    let mut plan = options
         .crash_at
         .map_or_else(|| Plan::new(options.seed, options.faults), Plan::crash_at);
+    if options.skip {
+        plan = plan.skipping();
+    }
+    let simulation = Simulation::new(options.seed, plan.clone(), options.election);
     let mut report = Report {
         seed: options.seed,
         objects: wishes.len(),
         ..Report::default()
     };
-    let Some(simulation) = Simulation::new(options.seed, plan.clone()) else {
-        report.broken.push("the API cannot be opened".into());
-        return report;
-    };
-    let simulation = Arc::new(simulation);
     let calm = options.faults == 0 && options.crash_at.is_none();
-    let _actor = Owned(tokio::spawn(
-        Actor::new(
-            simulation.api.clone(),
-            simulation.store.clone(),
-            options.seed,
-            calm,
-        )
-        .run(),
-    ));
-    let _operator = Owned(tokio::spawn(simulation.clone().supervise()));
-    report.broken = match live(&simulation, &mut wishes, &mut random, options).await {
-        Ok(()) => Vec::new(),
-        Err(broken) => broken,
-    };
-    report
-        .broken
-        .extend(std::mem::take(&mut *simulation.wire.broken.lock()));
+    let _running = simulation.start(calm);
+    if let Err(broken) = life::live(&simulation, &mut wishes, &mut random, options).await {
+        report.broken = broken;
+    }
+    report.broken.extend(simulation.complaints());
     report.coverage = plan.coverage();
     report.requests = simulation.wire.requests.load(Ordering::Relaxed);
     report.writes = plan.writes();
     report
-}
-
-async fn live(
-    simulation: &Simulation,
-    wishes: &mut Wishes,
-    random: &mut ChaCha8Rng,
-    options: &Scenario,
-) -> Result<(), Vec<String>> {
-    let api = &simulation.api;
-    let mut order: Vec<(Kind, String)> = wishes.keys().cloned().collect();
-    order.shuffle(random);
-    for (kind, name) in &order {
-        let Some(spec) = wishes.get(&(*kind, name.clone())) else {
-            continue;
-        };
-        let (code, answer) = server::apply(api, *kind, name, spec);
-        if code != 201 {
-            return Err(vec![format!(
-                "O10: {kind} {name} refused with {code}: {answer}"
-            )]);
-        }
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..4000))).await;
-    }
-    if options.crash_at.is_none() {
-        for _ in 0..random.random_range(0..4) {
-            tokio::time::sleep(Duration::from_secs(random.random_range(0..90))).await;
-            change(simulation, wishes, &order, random).await?;
-        }
-    }
-    simulation.settle(wishes).await?;
-    simulation.wire.plan.stop();
-    simulation.settle(wishes).await?;
-    quiet(simulation, options.rest_hours).await?;
-    // With history in sight, or this being the fresh install itself, there is nothing to compare with.
-    if options.crash_at.is_none() && options.faults > 0 && !oracle::has_history(api) {
-        let fresh = Box::pin(fresh_install(options.seed, wishes)).await?;
-        let found = oracle::face(api);
-        for (name, face) in &fresh {
-            if found.get(name) != Some(face) {
-                let now = found.get(name).cloned().unwrap_or_default();
-                return Err(vec![format!(
-                    "O2: {name} is {now}, a fresh install gives {face}"
-                )]);
-            }
-        }
-    }
-    delete_all(simulation, wishes, random).await
-}
-
-async fn change(
-    simulation: &Simulation,
-    wishes: &mut Wishes,
-    order: &[(Kind, String)],
-    random: &mut ChaCha8Rng,
-) -> Result<(), Vec<String>> {
-    let Some((kind, name)) = order.get(random.random_range(0..order.len())) else {
-        return Ok(());
-    };
-    let Some(spec) = wishes.get(&(*kind, name.clone())).cloned() else {
-        return Ok(());
-    };
-    for deed in object::change(*kind, &spec, random) {
-        let wished = match deed {
-            Deed::Apply(spec) => spec,
-            Deed::Replace => {
-                server::delete(&simulation.api, *kind, name);
-                gone(simulation, *kind, name).await?;
-                spec.clone()
-            }
-        };
-        let (code, answer) = server::apply(&simulation.api, *kind, name, &wished);
-        if code != 200 && code != 201 {
-            return Err(vec![format!(
-                "O10: change of {kind} {name} refused with {code}: {answer}"
-            )]);
-        }
-        wishes.insert((*kind, name.clone()), wished);
-        tokio::time::sleep(Duration::from_secs(random.random_range(0..30))).await;
-    }
-    Ok(())
-}
-
-async fn gone(simulation: &Simulation, kind: Kind, name: &str) -> Result<(), Vec<String>> {
-    let start = Instant::now();
-    let there = || {
-        simulation
-            .api
-            .objects(&server::table(kind))
-            .iter()
-            .any(|o| server::text(o, "/metadata/name") == name)
-    };
-    while there() {
-        if start.elapsed() > FIXPOINT {
-            return Err(vec![format!(
-                "P6: {kind} {name} is not gone {} s after its deletion",
-                FIXPOINT.as_secs()
-            )]);
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    Ok(())
-}
-
-/// O8: at rest nothing is written.
-async fn quiet(simulation: &Simulation, hours: u64) -> Result<(), Vec<String>> {
-    let before = simulation.wire.writes.load(Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_secs(hours * 3600)).await;
-    let writes = simulation.wire.writes.load(Ordering::Relaxed) - before;
-    if writes == 0 {
-        Ok(())
-    } else {
-        Err(vec![format!("O8: {writes} writes in {hours} h at rest")])
-    }
-}
-
-/// O2: the same wishes on an empty cluster without faults.
-async fn fresh_install(
-    seed: u64,
-    wishes: &Wishes,
-) -> Result<std::collections::BTreeMap<String, Value>, Vec<String>> {
-    let Some(simulation) = Simulation::new(seed, Plan::new(seed, 0)) else {
-        return Err(vec!["the API cannot be opened".into()]);
-    };
-    let simulation = Arc::new(simulation);
-    let _actor = Owned(tokio::spawn(
-        Actor::new(simulation.api.clone(), simulation.store.clone(), seed, true).run(),
-    ));
-    let _operator = Owned(tokio::spawn(simulation.clone().supervise()));
-    for ((kind, name), spec) in wishes {
-        server::apply(&simulation.api, *kind, name, spec);
-    }
-    let settled = simulation.settle(wishes).await;
-    settled.map_err(|broken| {
-        broken
-            .into_iter()
-            .map(|what| format!("fresh install: {what}"))
-            .collect::<Vec<_>>()
-    })?;
-    Ok(oracle::face(&simulation.api))
-}
-
-/// O7 and O9: deletion in any order leaves no object, artefacts only where the policy keeps them, and all of those.
-async fn delete_all(
-    simulation: &Simulation,
-    wishes: &Wishes,
-    random: &mut ChaCha8Rng,
-) -> Result<(), Vec<String>> {
-    let before = simulation.store.objects.keys();
-    let mut order: Vec<&(Kind, String)> = wishes.keys().collect();
-    order.shuffle(random);
-    for (kind, name) in order {
-        server::delete(&simulation.api, *kind, name);
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..3000))).await;
-    }
-    let start = Instant::now();
-    while !oracle::remains(&simulation.api).is_empty() {
-        if start.elapsed() > FIXPOINT {
-            return Err(oracle::remains(&simulation.api)
-                .into_iter()
-                .map(|what| format!("O7: left over: {what}"))
-                .collect());
-        }
-        tokio::time::sleep(Duration::from_secs(5)).await;
-    }
-    let after = simulation.store.objects.keys();
-    let mut broken = Vec::new();
-    for ((kind, name), spec) in wishes {
-        let directory = format!("{NAMESPACE}/{}/{name}/", kind.name().to_lowercase());
-        let count = |keys: &[String]| {
-            keys.iter()
-                .filter(|key| key.starts_with(&directory))
-                .count()
-        };
-        let policy = spec
-            .get("artifactPolicy")
-            .cloned()
-            .unwrap_or(json!("Retain"));
-        if policy == json!("Retain") && count(&after) != count(&before) {
-            broken.push(format!(
-                "O9: artefacts of {kind} {name} were deleted although they are to be kept"
-            ));
-        }
-        if policy == json!("Delete") && count(&after) > 0 && !kept_for_others(wishes) {
-            broken.push(format!("O7: artefacts of {kind} {name} were not deleted"));
-        }
-    }
-    if broken.is_empty() {
-        Ok(())
-    } else {
-        Err(broken)
-    }
-}
-
-/// A digest that a living object refers to is kept; in a random order of deletion that may be any of those upstream.
-fn kept_for_others(wishes: &Wishes) -> bool {
-    wishes.len() > 1
 }
 
 #[cfg(test)]

@@ -43,7 +43,9 @@ pub fn chain(random: &mut ChaCha8Rng) -> Wishes {
     wishes
 }
 
-const fn letter(kind: Kind) -> char {
+/// First letter of the names of a kind.
+#[must_use]
+pub const fn letter(kind: Kind) -> char {
     match kind {
         Kind::Dataset => 'd',
         Kind::PretrainJob => 'p',
@@ -53,7 +55,8 @@ const fn letter(kind: Kind) -> char {
     }
 }
 
-fn spec(kind: Kind, number: usize, random: &mut ChaCha8Rng) -> Value {
+/// A plain spec of the object `number` of a kind.
+pub fn spec(kind: Kind, number: usize, random: &mut ChaCha8Rng) -> Value {
     let model = if random.random_bool(0.7) {
         json!({"kind": "FineTune", "name": "f0"})
     } else {

@@ -1,13 +1,14 @@
 //! Owns what must be true of a simulated cluster: the oracles O1 to O10 that look at its objects. It must not act.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bessemer_api::Kind;
 use bessemer_embedded::Api;
 use serde_json::{Value, json};
 
 use super::actor::CHILD_TABLES;
-use super::object::Wishes;
+use super::object::{NAMESPACE, Wishes};
 use super::server::{table, text};
 
 /// What kstatus says of an object.
@@ -115,6 +116,22 @@ fn describe(kind: Kind, object: &Value) -> String {
     )
 }
 
+/// Objects whose present spec has no condition.
+#[must_use]
+pub fn untold(api: &Api) -> Vec<String> {
+    let mut found = Vec::new();
+    for kind in Kind::ALL {
+        for object in api.objects(&table(kind)) {
+            let generation = object.pointer("/metadata/generation");
+            let ready = condition(&object, "Ready");
+            if ready.is_none_or(|ready| ready.get("observedGeneration") != generation) {
+                found.push(format!("{}: {object}", describe(kind, &object)));
+            }
+        }
+    }
+    found
+}
+
 /// Objects whose status promises what is not there (0 wrong verdicts).
 #[must_use]
 pub fn lies(api: &Api) -> Vec<String> {
@@ -180,8 +197,12 @@ pub fn face(api: &Api) -> BTreeMap<String, Value> {
                         .map(|share| json!([share.get("digest"), share.get("percent")]))
                         .collect::<Vec<_>>()
                 });
+            // The last good result stays in sight while a later spec cannot be built.
+            let digest = object
+                .pointer("/status/artifact/digest")
+                .filter(|_| text(&ready, "/status") == "True");
             let face = json!({"ready": text(&ready, "/status"), "reason": reason,
-                "digest": object.pointer("/status/artifact/digest"), "traffic": traffic});
+                "digest": digest, "traffic": traffic});
             faces.insert(format!("{kind}/{}", text(&object, "/metadata/name")), face);
         }
     }
@@ -197,13 +218,70 @@ pub fn has_history(api: &Api) -> bool {
         .any(|object| is_true(&object, "InputsChanged"))
 }
 
+/// Directory of an object's artefacts, with a slash at the end.
+#[must_use]
+pub fn directory(kind: Kind, name: &str) -> String {
+    format!("{NAMESPACE}/{}/{name}/", kind.name().to_lowercase())
+}
+
+/// Our objects with the directories of their artefacts.
+fn placed(api: &Api) -> impl Iterator<Item = (String, Arc<Value>)> {
+    Kind::ALL.into_iter().flat_map(|kind| {
+        let objects = api.objects(&table(kind)).into_iter();
+        objects.map(move |object| (directory(kind, text(&object, "/metadata/name")), object))
+    })
+}
+
+/// Whether the object whose artefacts lie below `path` exists and is not being deleted.
+#[must_use]
+pub fn lives(api: &Api, path: &str) -> bool {
+    placed(api)
+        .any(|(at, object)| at == path && text(&object, "/metadata/deletionTimestamp").is_empty())
+}
+
+/// The object, other than that of `path`, whose status speaks of `digest`.
+#[must_use]
+pub fn holder(api: &Api, path: &str, digest: &str) -> Option<String> {
+    placed(api)
+        .filter(|(at, _)| at != path)
+        .find(|(_, object)| {
+            object
+                .get("status")
+                .is_some_and(|status| status.to_string().contains(digest))
+        })
+        .map(|(at, _)| at)
+}
+
+/// Digests of the artefacts below `path`.
+#[must_use]
+pub fn artefacts(keys: &[String], path: &str) -> BTreeSet<String> {
+    let names = keys.iter().filter_map(|key| key.strip_prefix(path));
+    names
+        .filter_map(|rest| rest.split('/').next())
+        .filter(|word| word.len() == 64)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Our objects and their children.
+fn everything(api: &Api) -> impl Iterator<Item = Arc<Value>> {
+    let ours = Kind::ALL.into_iter().map(table);
+    let tables = ours.chain(CHILD_TABLES.iter().map(|t| (*t).to_owned()));
+    tables.flat_map(|name| api.objects(&name))
+}
+
+/// The newest version among our objects and their children, and how many there are: the lease does not count.
+#[must_use]
+pub fn last_change(api: &Api) -> (u64, usize) {
+    let version = |object: Arc<Value>| text(&object, "/metadata/resourceVersion").parse().ok();
+    let versions: Vec<u64> = everything(api).filter_map(version).collect();
+    (versions.iter().copied().max().unwrap_or(0), versions.len())
+}
+
 /// What is left after everything was deleted (O7).
 #[must_use]
 pub fn remains(api: &Api) -> Vec<String> {
-    let ours = Kind::ALL.into_iter().map(table);
-    let tables = ours.chain(CHILD_TABLES.iter().map(|t| (*t).to_owned()));
-    tables
-        .flat_map(|name| api.objects(&name))
+    everything(api)
         .filter(|object| text(object, "/metadata/name") != "kube-root-ca.crt")
         .map(|object| {
             format!(

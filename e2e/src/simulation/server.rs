@@ -58,10 +58,16 @@ pub fn table(kind: Kind) -> String {
     format!("{}.bessemer.dev", kind.plural())
 }
 
+/// One of our objects as a manifest.
+#[must_use]
+pub fn whole(kind: Kind, name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "bessemer.dev/v1alpha1", "kind": kind.name(),
+        "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
+}
+
 /// Applies a spec as `kubectl apply --server-side` does. Returns the HTTP status.
 pub fn apply(api: &Api, kind: Kind, name: &str, spec: &Value) -> (u16, Value) {
-    let body = json!({"apiVersion": "bessemer.dev/v1alpha1", "kind": kind.name(),
-        "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec});
+    let body = whole(kind, name, spec);
     let path = format!("{}?fieldManager=kubectl&force=true", ours(kind, name));
     call(
         api,

@@ -1,8 +1,6 @@
 //! Owns the simulated world outside the API server: artefacts in memory, routers and servers that answer from what the
 //! API server holds. Its faults come from the plan.
 
-use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,55 +10,29 @@ use bessemer_embedded::Api;
 use bessemer_protocol::RunConfig;
 use bessemer_protocol::route::{BackendStatus, RouteConfig, RouteStatus};
 use bessemer_runtime::outside::{Artefacts, Outside, Trouble};
-use bessemer_store::{Layout, MemoryStore, ObjectMeta, ObjectStore, PutOutcome, StoreError};
-use bytes::Bytes;
+use bessemer_store::{Layout, MemoryStore};
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::fault::{Fault, Plan, Step};
+use super::oracle;
 
 /// Bucket of the simulation.
 pub const BUCKET: &str = "simulation";
 
-/// An object store that remembers what was deleted from it.
+/// What all operators of a simulation find outside.
 #[derive(Default)]
 pub struct Store {
-    /// The objects.
-    pub objects: MemoryStore,
-    /// Directories (`namespace/kind/name`) from which something was deleted.
-    pub deleted: Mutex<BTreeSet<String>>,
-}
-
-#[async_trait]
-impl ObjectStore for Store {
-    async fn get(&self, key: &str) -> Result<Bytes, StoreError> {
-        self.objects.get(key).await
-    }
-    async fn download(&self, key: &str, path: &Path) -> Result<(), StoreError> {
-        self.objects.download(key, path).await
-    }
-    async fn put(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
-        self.objects.put(key, body).await
-    }
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<PutOutcome, StoreError> {
-        self.objects.put_if_absent(key, body).await
-    }
-    async fn upload(&self, key: &str, path: &Path) -> Result<(), StoreError> {
-        self.objects.upload(key, path).await
-    }
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StoreError> {
-        self.objects.list(prefix).await
-    }
-    async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        let directory: Vec<&str> = key.split('/').take(3).collect();
-        self.deleted.lock().insert(directory.join("/"));
-        self.objects.delete(key).await
-    }
+    /// Artefacts.
+    pub objects: Arc<MemoryStore>,
+    /// Broken rules of single calls.
+    pub broken: Mutex<Vec<String>>,
 }
 
 /// The world outside, as the operator reaches it.
 pub struct World {
     artefacts: Artefacts,
+    store: Arc<Store>,
     api: Api,
     plan: Plan,
 }
@@ -70,14 +42,15 @@ impl World {
     #[must_use]
     pub fn new(store: Arc<Store>, api: Api, plan: Plan) -> Self {
         Self {
-            artefacts: Artefacts::new(store, Layout::new(BUCKET, "")),
+            artefacts: Artefacts::new(store.objects.clone(), Layout::new(BUCKET, "")),
+            store,
             api,
             plan,
         }
     }
 
     async fn disturb(&self, kind: Kind) -> Result<(), Trouble> {
-        match self.plan.draw(kind, Step::Ask) {
+        match self.plan.draw(kind, Step::Ask, false) {
             Some(Fault::OutsideError) => {
                 Err(Trouble::Unavailable("connection refused (injected)".into()))
             }
@@ -184,7 +157,23 @@ impl Outside for World {
         }
     }
 
+    /// O9: nothing is deleted of an object that lives, and no artefact that another object refers to.
     async fn delete_artefacts(&self, path: &str, keep: &[String]) -> Result<(), Trouble> {
+        let mut wrong = Vec::new();
+        if oracle::lives(&self.api, path) {
+            wrong.push(format!(
+                "O9: artefacts below {path} of a living object are deleted"
+            ));
+        }
+        let digests = oracle::artefacts(&self.store.objects.keys(), path);
+        for digest in digests.iter().filter(|digest| !keep.contains(digest)) {
+            if let Some(holder) = oracle::holder(&self.api, path, digest) {
+                wrong.push(format!(
+                    "O9: {path}{digest} is deleted although {holder} refers to it"
+                ));
+            }
+        }
+        self.store.broken.lock().extend(wrong);
         self.artefacts.delete_artefacts(path, keep).await
     }
 }

@@ -3,23 +3,44 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bessemer_api::Kind;
 use bessemer_embedded::Api;
+use bessemer_runtime::client::Counting;
+use bessemer_runtime::metric::Metrics;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use tower::{BoxError, ServiceExt};
+use tower::{BoxError, Layer, ServiceExt};
 
 use super::fault::{Fault, Plan, Step};
-use super::server::text;
+use super::server::{call, text};
 
-/// What all connections of a simulation share.
+/// A partition between one operator and the API server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Requests are refused at once.
+    Refused,
+    /// Requests are never answered.
+    Silent,
+    /// Requests are carried out, answers are lost.
+    Deaf,
+}
+
+/// What all connections of one operator share.
 pub struct Wire {
+    /// Name of the operator.
+    pub name: &'static str,
+    /// Name of its present incarnation.
+    pub identity: Mutex<String>,
+    /// The present partition.
+    pub cut: Mutex<Option<Cut>>,
+    /// Whether nobody but the holder of the Lease may write.
+    pub exclusive: AtomicBool,
     /// The API server.
     pub api: Api,
     /// Faults.
@@ -30,6 +51,8 @@ pub struct Wire {
     pub broken: Mutex<Vec<String>>,
     /// Writes by the operator, leases apart.
     pub writes: AtomicU64,
+    /// Writes of leases.
+    pub lease_writes: AtomicU64,
     /// Requests by the operator.
     pub requests: AtomicU64,
     /// The newest observedGeneration written per UID.
@@ -39,13 +62,18 @@ pub struct Wire {
 impl Wire {
     /// A wire to `api`.
     #[must_use]
-    pub fn new(api: Api, plan: Plan) -> Arc<Self> {
+    pub fn new(name: &'static str, api: Api, plan: Plan) -> Arc<Self> {
         Arc::new(Self {
+            name,
+            identity: Mutex::default(),
+            cut: Mutex::new(None),
+            exclusive: AtomicBool::new(false),
             api,
             plan,
             crash: Notify::new(),
             broken: Mutex::default(),
             writes: AtomicU64::new(0),
+            lease_writes: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             observed: Mutex::default(),
         })
@@ -54,10 +82,9 @@ impl Wire {
     /// A client over this wire.
     pub fn client(self: &Arc<Self>) -> kube::Client {
         let wire = self.clone();
-        kube::Client::new(
-            tower::service_fn(move |request| wire.clone().carry(request)),
-            "default",
-        )
+        let service = tower::service_fn(move |request| wire.clone().carry(request));
+        // The operator's own layer: it bounds the wait for an answer.
+        kube::Client::new(Counting(Metrics::new()).layer(service), "default")
     }
 
     async fn carry(
@@ -66,15 +93,26 @@ impl Wire {
     ) -> Result<Response<bessemer_embedded::api::Body>, BoxError> {
         let (parts, body) = request.into_parts();
         let bytes = body.collect_bytes().await?;
-        let lease = parts.uri.path().contains("/leases");
+        let path = parts.uri.path().to_owned();
+        let lease = path.contains("/leases");
         self.requests.fetch_add(1, Ordering::Relaxed);
+        let cut = *self.cut.lock();
+        match cut {
+            Some(Cut::Refused) => return Err(lost()),
+            Some(Cut::Silent) => return std::future::pending().await,
+            Some(Cut::Deaf) | None => {}
+        }
         let write = parts.method != Method::GET && !lease;
+        if lease && parts.method != Method::GET {
+            self.lease_writes.fetch_add(1, Ordering::Relaxed);
+        }
         if write {
             self.writes.fetch_add(1, Ordering::Relaxed);
-            self.check(&parts.method, parts.uri.path(), &bytes);
+            self.check(&parts.method, &path, &bytes);
         }
         let fault = if write {
-            concerns(parts.uri.path(), &bytes).and_then(|(kind, step)| self.plan.draw(kind, step))
+            let creates = parts.method == Method::POST;
+            concerns(&path, &bytes).and_then(|(kind, step)| self.plan.draw(kind, step, creates))
         } else {
             None
         };
@@ -109,13 +147,45 @@ impl Wire {
                 tokio::time::sleep(self.plan.delay(100, 25_000)).await;
                 pass(bytes).await
             }
+            Some(Fault::NameTaken) => {
+                self.squat(&path, &bytes);
+                pass(bytes).await
+            }
             Some(Fault::CrashBefore) => self.die().await,
             Some(Fault::CrashAfter) => {
                 pass(bytes).await?;
                 self.die().await
             }
+            _ if cut == Some(Cut::Deaf) => {
+                pass(bytes).await?;
+                Err(lost())
+            }
             _ => pass(bytes).await,
         }
+    }
+
+    /// Somebody else makes an object of the same name, and removes it again after a while.
+    fn squat(self: &Arc<Self>, path: &str, bytes: &[u8]) {
+        let mut body: Value = serde_json::from_slice(bytes).unwrap_or_default();
+        if let Some(meta) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+            meta.retain(|field, _| field == "name" || field == "namespace");
+        }
+        let name = text(&body, "/metadata/name").to_owned();
+        let (code, made) = call(&self.api, Method::POST, path, "application/json", &body);
+        if code != 201 {
+            return; // it exists already
+        }
+        let (wire, place) = (self.clone(), format!("{path}/{name}"));
+        tokio::spawn(async move {
+            tokio::time::sleep(wire.plan.delay(20_000, 90_000)).await;
+            let none = Value::Null;
+            let (_, now) = call(&wire.api, Method::GET, &place, "application/json", &none);
+            if now != made {
+                wire.complain(format!("P5: {place} of somebody else was touched: {now}"));
+            }
+            let place = format!("{place}?propagationPolicy=Background");
+            call(&wire.api, Method::DELETE, &place, "application/json", &none);
+        });
     }
 
     async fn die<T>(&self) -> T {
@@ -123,7 +193,7 @@ impl Wire {
         std::future::pending().await
     }
 
-    fn complain(&self, what: String) {
+    pub(super) fn complain(&self, what: String) {
         let mut broken = self.broken.lock();
         if broken.len() < 20 {
             broken.push(what);
@@ -133,6 +203,16 @@ impl Wire {
     /// Every mutation carries its precondition; what is told never goes back.
     fn check(&self, method: &Method, path: &str, bytes: &[u8]) {
         let body: Value = serde_json::from_slice(bytes).unwrap_or_default();
+        if self.exclusive.load(Ordering::Relaxed) {
+            let leases = self.api.objects("leases.coordination.k8s.io");
+            let holder = leases
+                .first()
+                .map_or("", |lease| text(lease, "/spec/holderIdentity"));
+            let me = self.identity.lock().clone();
+            if holder != me {
+                self.complain(format!("{me} writes {path} while {holder:?} leads"));
+            }
+        }
         if *method == Method::DELETE && text(&body, "/preconditions/uid").is_empty() {
             self.complain(format!("P3: DELETE {path} without uid"));
         }

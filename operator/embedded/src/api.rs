@@ -105,18 +105,57 @@ impl Api {
             service_network: options.service_network,
             warnings: Vec::new(),
         };
-        let api = Self(Arc::new(Inner {
-            core: Mutex::new(core),
-            clock: options.clock,
-            fault: options.fault,
-            logs: options.logs,
-            issuer: options.issuer,
-            requests: AtomicU64::new(0),
-        }));
+        let api = Self::with_core(
+            core,
+            options.clock,
+            options.fault,
+            options.logs,
+            options.issuer,
+        );
         for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
             api.seed_namespace(namespace);
         }
         Ok(api)
+    }
+
+    fn with_core(
+        core: Core,
+        clock: Arc<dyn Clock>,
+        fault: Option<Arc<dyn Fault>>,
+        logs: Option<Arc<dyn LogSource>>,
+        issuer: Option<Arc<Issuer>>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            core: Mutex::new(core),
+            clock,
+            fault,
+            logs,
+            issuer,
+            requests: AtomicU64::new(0),
+        }))
+    }
+
+    /// Another API in memory that begins with the objects and the compiled schemas of this one; of `options` all but
+    /// the storage counts.
+    #[must_use]
+    pub fn fork(&self, options: Options) -> Self {
+        let core = {
+            let core = self.0.core.lock();
+            Core {
+                state: core.state.fork(),
+                registry: core.registry.clone(),
+                entropy: ChaCha8Rng::seed_from_u64(options.seed),
+                service_network: options.service_network,
+                warnings: Vec::new(),
+            }
+        };
+        Self::with_core(
+            core,
+            options.clock,
+            options.fault,
+            options.logs,
+            options.issuer,
+        )
     }
 
     fn seed_namespace(&self, name: &str) {

@@ -521,20 +521,29 @@ fn from_last_applied(resource: &Resource, live: &Value) -> Set {
 
 /// A write that changes nothing but the times of managedFields is no write: puts the old times back.
 pub fn settle_times(old: &Value, new: &mut Value) {
-    let timeless = |object: &Value| -> Value {
-        let mut copy = object.clone();
-        for entry in object::metadata(&mut copy)
-            .get_mut("managedFields")
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
-            object::map(entry).remove("time");
+    if same_without(old, new, &["metadata", "managedFields", "time"]) {
+        new.clone_from(old);
+    }
+}
+
+/// Whether two values differ at most in the field at `path`, which leads through lists too.
+fn same_without(a: &Value, b: &Value, path: &[&str]) -> bool {
+    match (a, b, path) {
+        (Value::Object(a), Value::Object(b), [field, rest @ ..]) => {
+            let names = |map: &Map<String, Value>| {
+                map.len() - usize::from(rest.is_empty() && map.contains_key(*field))
+            };
+            names(a) == names(b)
+                && a.iter().all(|(name, value)| match b.get(name) {
+                    _ if name == field && rest.is_empty() => true,
+                    Some(other) if name == field => same_without(value, other, rest),
+                    other => other == Some(value),
+                })
         }
-        copy
-    };
-    if timeless(old) == timeless(new) {
-        *new = old.clone();
+        (Value::Array(a), Value::Array(b), [_, ..]) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_without(a, b, path))
+        }
+        _ => a == b,
     }
 }
 

@@ -69,6 +69,8 @@ pub enum Delivery {
     Truncate,
     /// It arrives twice.
     Twice,
+    /// It is held back this long; of what happens to an object meanwhile only the last arrives.
+    Skip(Duration),
 }
 
 /// Disturbs requests. All methods are called in the order of requests, so a seeded fault is reproducible.

@@ -21,6 +21,7 @@ pub mod node;
 pub mod object;
 pub mod objectstore;
 mod patch;
+mod pattern;
 mod registry;
 mod request;
 mod schema;

@@ -1,7 +1,7 @@
 //! Owns which resources the API serves and their static traits; must not hold objects.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
@@ -142,14 +142,17 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The built-in kinds.
+    /// The built-in kinds, made once per process.
     #[must_use]
     pub fn builtin() -> Self {
-        let mut registry = Self::default();
-        for resource in crate::builtin::resources() {
-            registry.insert(resource);
-        }
-        registry
+        static BUILTIN: LazyLock<Registry> = LazyLock::new(|| {
+            let mut registry = Registry::default();
+            for resource in crate::builtin::resources() {
+                registry.insert(resource);
+            }
+            registry
+        });
+        BUILTIN.clone()
     }
 
     /// Adds or replaces a resource.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::object;
-use crate::storage::{Key, Storage, StorageError};
+use crate::storage::{Key, Memory, Storage, StorageError};
 
 /// How many past changes a table keeps for watches and paging before it forgets the oldest.
 const HISTORY: usize = 20_000;
@@ -99,6 +99,23 @@ impl State {
                 .insert((key.namespace, key.name), Arc::new(value));
         }
         Ok(state)
+    }
+
+    /// The present objects in memory, without their history.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let tables = self.tables.iter().map(|(name, table)| {
+            let mut copy = Table::new(self.revision);
+            copy.objects.clone_from(&table.objects);
+            (name.clone(), copy)
+        });
+        Self {
+            revision: self.revision,
+            opened: self.revision,
+            compacted: self.revision,
+            tables: tables.collect(),
+            storage: Box::new(Memory),
+        }
     }
 
     fn table(&mut self, name: &str) -> &mut Table {
@@ -280,7 +297,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::Memory;
     use serde_json::json;
 
     fn key(name: &str) -> Key {
@@ -313,6 +329,12 @@ mod tests {
             .map(|e| e.change)
             .collect();
         assert_eq!(changes, [Change::Modified, Change::Added, Change::Deleted]);
+        let mut fork = state.fork();
+        fork.commit(&key("c"), Some(object("c", 1))).unwrap();
+        assert_eq!(fork.after("t", state.revision()).unwrap().len(), 1);
+        assert!(fork.after("t", past).is_err());
+        assert_eq!(fork.list("t", "").count(), 2);
+        assert_eq!(state.list("t", "").count(), 1);
         state.compact();
         assert!(state.after("t", past).is_err());
         assert!(state.list_at("t", "", past).is_err());

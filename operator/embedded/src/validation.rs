@@ -1,10 +1,10 @@
 //! Owns the rules that all objects and a few built-in kinds obey beyond their schema; must not change values.
 
-use regex::Regex;
 use serde_json::Value;
 
 use crate::handler::Part;
 use crate::object;
+use crate::pattern::matches;
 use crate::registry::Resource;
 use crate::schema;
 use crate::status::Cause;
@@ -23,10 +23,6 @@ for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end \
 with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
 '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-
-fn matches(pattern: &str, text: &str) -> bool {
-    Regex::new(pattern).is_ok_and(|regex| regex.is_match(text))
-}
 
 fn is_label(text: &str) -> bool {
     matches("^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", text)

@@ -18,7 +18,7 @@ pub enum Bug {
     DuplicateCreate,
     /// The first copy of an object is kept for ever.
     StaleCache,
-    /// The finalizer is not added.
+    /// The finalizer is never added.
     SkippedFinalizer,
     /// The finalizer is removed but nothing is cleaned up.
     SkippedCleanup,
@@ -28,8 +28,8 @@ pub enum Bug {
     UnconditionalStatus,
     /// A watch that failed is not started again.
     DeadWatch,
-    /// A process that does not lead writes.
-    WriteWithoutLease,
+    /// The Lease is taken although its holder renews it.
+    StolenLease,
 }
 
 impl Bug {
@@ -47,7 +47,7 @@ impl Bug {
         Self::ForeignAdopted,
         Self::UnconditionalStatus,
         Self::DeadWatch,
-        Self::WriteWithoutLease,
+        Self::StolenLease,
     ];
 }
 

@@ -104,7 +104,11 @@ impl Executor<'_> {
 
     async fn act(&self, action: &Action) -> Result<(), Error> {
         match action {
-            Action::AddFinalizer { .. } if planted(Bug::SkippedFinalizer) => Ok(()),
+            Action::AddFinalizer { object, .. } if planted(Bug::SkippedFinalizer) => {
+                let target = target(object).to_string();
+                let reason = "planted".into();
+                Err(remote::Error::Stale { target, reason }.into())
+            }
             Action::External { .. } if planted(Bug::SkippedCleanup) => Ok(()),
             Action::AddFinalizer { object, finalizer } => {
                 self.finalizer(object, finalizer, true).await

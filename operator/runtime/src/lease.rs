@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::bug::{Bug, planted};
 use crate::clock::{Clock, Random};
 
 /// Annotation of the Lease that says where the leader takes progress reports.
@@ -288,7 +289,8 @@ impl Elector {
                 .unwrap_or(self.config.duration.as_secs())
                 .max(1),
         );
-        if !holder.is_empty() && holder != self.config.identity && seen.since.elapsed() <= valid {
+        let other = !holder.is_empty() && holder != self.config.identity;
+        if other && seen.since.elapsed() <= valid && !planted(Bug::StolenLease) {
             return Ok(Step::Other { holder });
         }
         let lease = self.record(Some(&seen.lease));

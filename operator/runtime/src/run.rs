@@ -97,6 +97,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A worker ended by itself: without the process's end its object would never be looked at again.
+    #[error("a worker panicked, see above; start again and report this as a bug")]
+    Worker,
 }
 
 impl Error {
@@ -106,6 +109,7 @@ impl Error {
         match self {
             Self::Lease(error) => error.category(),
             Self::Listen { .. } => "AddressInUse",
+            Self::Worker => "WorkerPanicked",
         }
     }
 }
@@ -268,16 +272,19 @@ pub async fn run(
         }
     };
     let drain = async {
-        stop.cancelled().await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = workers.join_next() => return Err(Error::Worker),
+        }
         queue.close();
         while workers.join_next().await.is_some() {}
         done.cancel();
         // The lease is released by `keep`, which ends the select below.
-        std::future::pending::<()>().await;
+        std::future::pending().await
     };
     tokio::select! {
         result = keep => Ok(result?),
-        () = drain => Ok(()),
+        result = drain => result,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Owns response bodies: whole answers, watch streams and log streams. Must not decide what is sent.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +16,7 @@ use super::Api;
 use crate::encode::Form;
 use crate::fault::{Delivery, Fault};
 use crate::handler::{Cursor, Step};
+use crate::object;
 
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -57,6 +59,7 @@ impl Body {
             fault,
             headed: false,
             over: false,
+            held: VecDeque::new(),
         };
         Self::stream(
             futures::stream::unfold(watch, |mut watch| async move {
@@ -78,12 +81,17 @@ struct Watch {
     /// Whether the table's columns were sent (only the first event carries them).
     headed: bool,
     over: bool,
+    /// Events to be sent without another look at faults.
+    held: VecDeque<Value>,
 }
 
 impl Watch {
     /// The next piece of text, `None` at the end.
     async fn piece(&mut self) -> Option<Result<Bytes, BoxError>> {
         while !self.over {
+            if let Some(event) = self.held.pop_front() {
+                return Some(Ok(self.line(&event)));
+            }
             match self.api.with(|core| self.cursor.next(core)) {
                 Step::Event(event) => {
                     if let Some(piece) = self.disturb(event).await {
@@ -143,8 +151,39 @@ impl Watch {
                 self.over = true;
                 Some(Ok(line.slice(..line.len() / 2)))
             }
+            Delivery::Skip(time) => {
+                tokio::time::sleep(time).await;
+                self.skip(event);
+                None
+            }
             Delivery::Twice => Some(Ok([line.as_ref(), line.as_ref()].concat().into())),
         }
+    }
+
+    /// Holds `event` and all that followed it, the last for each object.
+    fn skip(&mut self, event: Value) {
+        let mut events = vec![event];
+        loop {
+            match self.api.with(|core| self.cursor.next(core)) {
+                Step::Event(event) => events.push(event),
+                Step::Idle => break,
+                Step::Last(_) => {
+                    self.over = true;
+                    break;
+                }
+            }
+        }
+        let place = |event: &Value| {
+            let object = event.get("object").unwrap_or(event);
+            let (namespace, name) = (object::namespace(object), object::name(object));
+            (namespace.to_owned(), name.to_owned())
+        };
+        let last: BTreeMap<_, usize> = events.iter().map(place).zip(0..).collect();
+        let kept = events
+            .into_iter()
+            .enumerate()
+            .filter(|(index, event)| last.get(&place(event)) == Some(index));
+        self.held.extend(kept.map(|(_, event)| event));
     }
 
     fn line(&mut self, event: &Value) -> Bytes {

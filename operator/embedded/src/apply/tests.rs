@@ -117,3 +117,21 @@ fn duplicate_keys_are_refused() {
         refused.message
     );
 }
+
+#[test]
+fn only_the_times_of_owners_may_differ_in_a_write_that_changes_nothing() {
+    let object = |time: &str, manager: &str, value: i32| {
+        json!({"v": value, "metadata": {"name": "a",
+        "managedFields": [{"manager": manager, "time": time}, {"manager": "b"}]}})
+    };
+    let old = object("1", "a", 1);
+    for (mut new, settled) in [
+        (object("2", "a", 1), true),
+        (object("2", "c", 1), false),
+        (object("2", "a", 2), false),
+        (json!({"v": 1, "metadata": {"name": "a"}}), false),
+    ] {
+        settle_times(&old, &mut new);
+        assert_eq!(new == old, settled, "{new}");
+    }
+}

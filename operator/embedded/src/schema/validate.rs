@@ -1,9 +1,9 @@
 //! Owns the checking of custom resources against their structural schema, with the API server's sentences; must not change values.
 
-use regex::Regex;
 use serde_json::Value;
 
 use super::Node;
+use crate::pattern;
 use crate::status::Cause;
 
 /// Field errors of `value`, in schema order.
@@ -150,8 +150,7 @@ fn string(node: Node<'_>, text: &str, path: &str, causes: &mut Vec<Cause>) {
         ));
     }
     if let Some(pattern) = node.get("pattern").and_then(Value::as_str) {
-        let matches = Regex::new(pattern).is_ok_and(|regex| regex.is_match(text));
-        if !matches {
+        if !pattern::matches(pattern, text) {
             causes.push(Cause::invalid(
                 path,
                 &value,
