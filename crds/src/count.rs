@@ -99,7 +99,12 @@ impl JsonSchema for Count {
             "x-kubernetes-int-or-string": true,
             "maxLength": 20,
             "minimum": 0,
-            "pattern": r"^[0-9]{1,16}(\.[0-9]{1,6})?([kKMGBT]|[eE]\+?[0-9]{1,2})?$"
+            // Only what `parse` takes: a fraction is no longer than its suffix or exponent makes whole, and no value
+            // is above 9e15.
+            "pattern": concat!(
+                r"^([0-9]{1,15}|[0-9]{1,12}(\.[0-9]{1,3})?[kK]|[0-9]{1,9}(\.[0-9]{1,6})?M|[0-9]{1,6}(\.[0-9]{1,6})?[GB]|",
+                r"[0-9]{1,3}(\.[0-9]{1,6})?T|[0-9]{1,3}[eE]\+?0?[0-9]|[0-9](\.[0-9]{1,6})?[eE]\+?(0?[6-9]|1[0-4]))$"
+            )
         })
     }
 }

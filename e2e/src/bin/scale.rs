@@ -111,6 +111,7 @@ async fn within(arguments: &Arguments, directory: &std::path::Path) -> Result<()
         endpoint: Some(endpoint.clone()),
         region: "us-east-1".into(),
         bucket: BUCKET.into(),
+        keys: None,
         deadline: Duration::from_secs(20),
     })
     .await;
