@@ -112,7 +112,12 @@ pub fn down(place: &Place) -> Result<(), Error> {
     };
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     let started = Instant::now();
-    while place.is_running() {
+    // The lock is let go a moment before the process ends; one that nobody waited for has an empty command line.
+    let ended = || {
+        let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+        line.map_or(true, |line| line.is_empty())
+    };
+    while place.is_running() || !ended() {
         if started.elapsed() > Duration::from_secs(150) {
             // Workers had their grace; what is left is killed, and found again by the next `up`.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
