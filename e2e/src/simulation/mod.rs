@@ -146,10 +146,10 @@ pub fn simulate(options: &Scenario) -> Report {
 #[must_use]
 pub fn trial(seed: u64) -> Report {
     let mut report = simulate(&Scenario::of(seed));
-    if seed % 10 == 0 {
+    if seed.is_multiple_of(10) {
         report.broken.extend(fuzz::fuzz(seed).broken);
     }
-    if seed % 250 == 0 {
+    if seed.is_multiple_of(250) {
         report.broken.extend(election::elect(seed).broken);
     }
     report

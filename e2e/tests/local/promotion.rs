@@ -109,7 +109,7 @@ fn stream(url: &str, client: usize) -> Result<String, String> {
             .as_str()
             .map(str::to_owned)
     });
-    let ended = reasons.last().is_some() && events.last() == Some(&"[DONE]");
+    let ended = reasons.count() > 0 && events.last() == Some(&"[DONE]");
     if answer.status == 200 && answer.whole && ended {
         Ok(answer.digest().to_owned())
     } else {

@@ -149,14 +149,14 @@ fn string(node: Node<'_>, text: &str, path: &str, causes: &mut Vec<Cause>) {
             &format!("{path} in body should be at least {min} chars long"),
         ));
     }
-    if let Some(pattern) = node.get("pattern").and_then(Value::as_str) {
-        if !pattern::matches(pattern, text) {
-            causes.push(Cause::invalid(
-                path,
-                &value,
-                &format!("{path} in body should match '{pattern}'"),
-            ));
-        }
+    if let Some(pattern) = node.get("pattern").and_then(Value::as_str)
+        && !pattern::matches(pattern, text)
+    {
+        causes.push(Cause::invalid(
+            path,
+            &value,
+            &format!("{path} in body should match '{pattern}'"),
+        ));
     }
     if let Some(format) = node.get("format").and_then(Value::as_str)
         && !formatted(format, text)
