@@ -1,7 +1,10 @@
 //! From one apply to a served model, and what stays of it.
 
+use std::time::Duration;
+
 use crate::client;
 use crate::plane::{Plane, text};
+use crate::process::until;
 use crate::source::Source;
 
 #[test]
@@ -48,8 +51,13 @@ fn a_chain_is_served_stays_and_is_found_again() {
     plane.ok(&["up"]);
     plane.apply();
     assert_eq!(plane.digests(), digests);
-    let answer = client::post(&plane.url("chat"), "/v1/chat/completions", &body).unwrap();
-    assert_eq!(answer.digest(), digests["FineTune/tuned"]);
+    // The servers start again; until the operator has seen that, the status still tells of those before.
+    let answer = until(Duration::from_secs(60), || {
+        client::post(&plane.url("chat"), "/v1/chat/completions", &body)
+            .ok()
+            .filter(|answer| answer.status == 200)
+    });
+    assert_eq!(answer.unwrap().digest(), digests["FineTune/tuned"]);
 
     // Artefacts outlive their objects: the same manifests find them, and nothing is trained again.
     plane.ok(&["delete", "-f", &plane.manifests()]);
