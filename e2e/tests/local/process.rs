@@ -28,6 +28,8 @@ pub fn kill(pid: u32) {
         .args(["-9", &pid.to_string()])
         .stderr(std::process::Stdio::null())
         .status();
+    // The signal is on its way when `kill` returns.
+    until(Duration::from_secs(10), || (!alive(pid)).then_some(()));
 }
 
 /// Every living process that was started with a path below `directory`.
