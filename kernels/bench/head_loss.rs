@@ -2,12 +2,6 @@
 //! peak extra memory of one forward and backward pass, the plain reference in the same run.
 //!
 //! `cargo bench -p bessemer-kernels --bench head_loss`
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)] // A benchmark stops at the first fault.
 
 use std::time::Instant;
 

@@ -3,6 +3,8 @@
 //! `cargo bench --profile release -p bessemer-data --bench prepare -- DIRECTORY MEGABYTES THREADS...`; the digest shows
 //! that the result does not depend on the threads.
 
+mod corpus;
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -28,15 +30,10 @@ impl Control for Stages {
 }
 
 fn main() -> Result<(), Failure> {
-    let arguments: Vec<String> = std::env::args()
-        .filter(|argument| argument != "--bench")
-        .collect();
-    let home = std::env::var("CARGO_HOME")
-        .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))?;
-    let directory = arguments.get(1).cloned().unwrap_or(home + "/registry/src");
-    let limit: u64 = arguments.get(2).map_or(Ok(50), |text| text.parse())?;
+    let (arguments, directory) = corpus::arguments()?;
+    let limit: u64 = arguments.get(1).map_or(Ok(50), |text| text.parse())?;
     let mut threads = Vec::new();
-    for text in arguments.iter().skip(3) {
+    for text in arguments.iter().skip(2) {
         threads.push(text.parse::<usize>()?);
     }
     if threads.is_empty() {
@@ -44,7 +41,7 @@ fn main() -> Result<(), Failure> {
     }
     let place = std::env::temp_dir().join(format!("bessemer-prepare-{}", std::process::id()));
     let root = place.join("source");
-    let bytes = copy(Path::new(&directory), &root, limit * 1_000_000)? as f64 / 1e6;
+    let bytes = copy(&directory, &root, limit * 1_000_000)? as f64 / 1e6;
     let task: PrepareTask = serde_json::from_value(json!({
         "purpose": "Pretraining", "sources": [],
         "clean": {"unicode": "Nfc", "minCharacters": 32, "maxCharacters": 10_000_000, "repetition": "Gopher"},
@@ -99,18 +96,16 @@ fn main() -> Result<(), Failure> {
 fn copy(from: &Path, to: &Path, limit: u64) -> Result<u64, Failure> {
     std::fs::create_dir_all(to)?;
     let mut bytes = 0;
-    for (number, entry) in walkdir::WalkDir::new(from)
-        .sort_by_file_name()
-        .into_iter()
-        .enumerate()
-    {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy();
-        let text = name.ends_with(".rs") || name.ends_with(".md");
-        let good =
-            || std::fs::read_to_string(entry.path()).is_ok_and(|content| !content.contains('\0'));
-        if bytes < limit && text && good() {
-            bytes += std::fs::copy(entry.path(), to.join(format!("{number:07}-{name}")))?;
+    for (number, file) in corpus::files(from, &["rs", "md"]).enumerate() {
+        if bytes >= limit {
+            break;
+        }
+        let (path, text) = file?;
+        if !text.contains('\0')
+            && let Some(name) = path.file_name()
+        {
+            let name = name.to_string_lossy();
+            bytes += std::fs::copy(&path, to.join(format!("{number:07}-{name}")))?;
         }
     }
     Ok(bytes)

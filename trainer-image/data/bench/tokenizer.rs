@@ -2,12 +2,8 @@
 //!
 //! `cargo bench --release -p bessemer-data --bench tokenizer -- DIRECTORY MEGABYTES VOCABULARY [OUT]` reads Rust and
 //! Markdown files below a directory; with OUT it leaves `tokenizer.json` and `text` there for `tokenizer.py`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)] // A benchmark stops at the first fault.
+
+mod corpus;
 
 use std::time::Instant;
 
@@ -17,35 +13,23 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer, TokenizerBuilder};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args()
-        .filter(|argument| argument != "--bench")
-        .collect();
-    let home = std::env::var("CARGO_HOME")
-        .or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))?;
-    let directory = arguments.get(1).cloned().unwrap_or(home + "/registry/src");
+    let (arguments, directory) = corpus::arguments()?;
     let limit: usize = arguments
-        .get(2)
+        .get(1)
         .map_or(Ok(10), |text| text.parse::<usize>())?
         * 1_000_000;
     let vocabulary: u32 = arguments
-        .get(3)
+        .get(2)
         .map_or(Ok(8192), |text| text.parse::<u32>())?;
     let mut texts = Vec::new();
     let mut bytes = 0;
-    for entry in walkdir::WalkDir::new(directory).sort_by_file_name() {
-        let entry = entry?;
+    for file in corpus::files(&directory, &["rs", "md"]) {
         if bytes >= limit {
             break;
         }
-        if entry
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "rs" || extension == "md")
-            && let Ok(text) = std::fs::read_to_string(entry.path())
-        {
-            bytes += text.len();
-            texts.push(text);
-        }
+        let (_, text) = file?;
+        bytes += text.len();
+        texts.push(text);
     }
     let rate = |started: Instant| bytes as f64 / 1e6 / started.elapsed().as_secs_f64();
     println!(
@@ -109,7 +93,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "encoding: ours {own:.1} MB/s, tokenizers {peer:.1} MB/s, ratio {:.1}, same ids {same}",
         own / peer
     );
-    if let Some(out) = arguments.get(4) {
+    if let Some(out) = arguments.get(3) {
         std::fs::write(
             format!("{out}/tokenizer.json"),
             ours.to_string(false).map_err(|error| error.to_string())?,

@@ -3,12 +3,6 @@
 //! `cargo bench -p bessemer-train --bench nanogpt`, with `BESSEMER_PEER_PYTHON` naming a Python that has
 //! torch==2.11.0 (without it only our side runs) and `BESSEMER_SHAKESPEARE` the text. Both sides start from the
 //! same weights, see the same batches in the same order, and are timed over the training steps alone.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)] // A benchmark stops at the first fault.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
