@@ -24,8 +24,10 @@ fn main() {
         .opt_level(2)
         .flag("-std=c++17")
         .flag("-D_GLIBCXX_USE_CXX11_ABI=1")
+        .include("cpp")
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .file("cpp/shim.cpp")
+        .file("cpp/distributed.cpp")
         .compile("bessemer_torch");
 }

@@ -1,36 +1,17 @@
 // Owns the C entry points for what libtorch has and tch does not bind: fused AdamW, foreach norms,
-// dropping gradients, the determinism switch. No entry point lets an exception cross into Rust: each
-// returns nullptr on success, else a message that the caller releases with bessemer_torch_free.
+// dropping gradients, the determinism switch. Exceptions end as in guard.hpp.
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <c10/core/GradMode.h>
-#include <cstring>
 #include <vector>
+
+#include "guard.hpp"
 
 namespace {
 
+using bessemer::guarded;
 using Handle = at::Tensor*;
-
-char* message(const char* text) {
-  char* copy = static_cast<char*>(std::malloc(std::strlen(text) + 1));
-  if (copy != nullptr) std::strcpy(copy, text);
-  return copy;
-}
-
-template <typename Body>
-char* guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return message(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return message(error.what());
-  } catch (...) {
-    return message("unknown C++ exception");
-  }
-}
 
 std::vector<at::Tensor> list(const Handle* handles, size_t count) {
   std::vector<at::Tensor> tensors;

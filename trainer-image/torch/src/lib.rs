@@ -1,7 +1,10 @@
 //! Owns the safe face of what libtorch has and tch does not bind (fused AdamW, foreach norms,
-//! dropping gradients, the determinism switch); it must not hold model or training logic.
+//! dropping gradients, the determinism switch, processes that compute together); it must not hold model or training
+//! logic.
 
 #![allow(unsafe_code)] // reason: this crate is the foreign-function boundary; every block says what it relies on
+
+pub mod distributed;
 
 use std::ffi::{CStr, c_char};
 

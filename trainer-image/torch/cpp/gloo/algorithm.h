@@ -1,0 +1,2 @@
+// Nothing of this header is named by c10d's headers; see README.md.
+#pragma once
