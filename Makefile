@@ -16,7 +16,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 
 .PHONY: help
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | column -t -s "$$(printf '\t')"
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | column -t -s "$$(printf '\t')"
 
 .PHONY: setup
 setup: ## install what the build needs (Debian packages, libtorch) if it is missing
