@@ -44,8 +44,8 @@ generate: setup ## write generated files (CRD YAML, status page) from their sour
 	.ci/generate
 
 .PHONY: simulate
-simulate: setup ## run the simulation: SEEDS=n, FROM=first seed
-	$(CARGO) run --release --locked -p bessemer-e2e --bin simulate -- --seeds $(SEEDS) $(if $(FROM),--from $(FROM))
+simulate: build ## run the simulation: SEEDS=n, FROM=first seed, LOG=1
+	$(BIN)/simulate --seeds $(SEEDS) $(if $(FROM),--from $(FROM),--complete) $(if $(LOG),--log)
 
 .PHONY: e2e
 e2e: setup ## end-to-end tests on the embedded control plane, kubectl included

@@ -6,8 +6,12 @@ use std::time::Instant;
 
 use bessemer_api::Kind;
 use bessemer_e2e::simulation::fault::{Coverage, STEPS, possible};
-use bessemer_e2e::simulation::trial;
+use bessemer_e2e::simulation::{hunt, trial};
+use bessemer_runtime::bug::Bug;
 use clap::Parser;
+
+/// Seeds of one thread between two lines of progress.
+const PROGRESS: u64 = 500;
 
 /// Simulates the whole operator under seeded faults.
 #[derive(Debug, Parser)]
@@ -27,6 +31,9 @@ struct Arguments {
     /// Print the operator's log (for one seed).
     #[arg(long)]
     log: bool,
+    /// Plant this bug, or `all` of them in turn, and say which seed finds it.
+    #[arg(long)]
+    plant: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -39,12 +46,19 @@ fn main() -> ExitCode {
     }
     let start = Instant::now();
     let end = arguments.from + arguments.seeds;
+    if let Some(word) = &arguments.plant {
+        return planted(word, arguments.from..end);
+    }
     let workers: Vec<_> = (0..arguments.threads.max(1))
         .map(|thread| {
             let (from, step) = (arguments.from + thread, arguments.threads.max(1));
             std::thread::spawn(move || {
                 let (mut coverage, mut failed, mut requests) = (Coverage::new(), Vec::new(), 0);
                 for seed in (from..end).step_by(usize::try_from(step).unwrap_or(1)) {
+                    if seed > from && (seed - from).is_multiple_of(PROGRESS * step) {
+                        let passed = seed - from;
+                        eprintln!("thread {thread}: {} of its seeds done", passed / step);
+                    }
                     let report = trial(seed);
                     requests += report.requests;
                     for (cell, count) in report.coverage {
@@ -55,7 +69,7 @@ fn main() -> ExitCode {
                         for what in &report.broken {
                             eprintln!("  {what}");
                         }
-                        eprintln!("  repeat: cargo run --release -p bessemer-e2e --bin simulate -- --seeds 1 --from {seed} --log");
+                        eprintln!("  repeat: make simulate SEEDS=1 FROM={seed} LOG=1");
                         failed.push(seed);
                     }
                 }
@@ -96,6 +110,37 @@ fn main() -> ExitCode {
         failed.len() + usize::from(!complete)
     );
     if word == "ok" {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Looks for planted bugs and prints what found them.
+fn planted(word: &str, seeds: std::ops::Range<u64>) -> ExitCode {
+    let named = |bug: &Bug| word == "all" || format!("{bug:?}") == word;
+    let bugs: Vec<Bug> = Bug::ALL.into_iter().filter(named).collect();
+    if bugs.is_empty() {
+        eprintln!("no bug is called {word}; there are {:?}", Bug::ALL);
+        return ExitCode::FAILURE;
+    }
+    let mut missed = 0;
+    for bug in &bugs {
+        let start = Instant::now();
+        match hunt(*bug, seeds.clone()) {
+            Some((seed, broken)) => {
+                let what = broken.first().map_or("", String::as_str);
+                let seconds = start.elapsed().as_secs_f64();
+                println!("{bug:?}: found by seed {seed} after {seconds:.1} s: {what}");
+            }
+            None => {
+                missed += 1;
+                println!("{bug:?}: NOT FOUND in {seeds:?}");
+            }
+        }
+    }
+    println!("{} bugs planted, {missed} not found", bugs.len());
+    if missed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

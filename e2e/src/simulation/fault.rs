@@ -268,8 +268,7 @@ impl Disturb for Watches {
         After::Deliver
     }
 
-    fn deliver(&self, _table: &str, event: &Value) -> Delivery {
-        let object = event.get("object").unwrap_or(event);
+    fn deliver(&self, _table: &str, object: &Value) -> Delivery {
         let Some(kind) = kind_of(object) else {
             return Delivery::Deliver;
         };

@@ -19,6 +19,7 @@ use std::time::Duration;
 use bessemer_core::Settings;
 use bessemer_embedded::{Api, Options};
 use bessemer_protocol::Storage;
+use bessemer_runtime::bug::{Bug, plant};
 use bessemer_runtime::clock::{Random, TokioClock};
 use bessemer_runtime::metric::Metrics;
 use bessemer_runtime::{Config, Parts, cache, lease, run};
@@ -153,6 +154,20 @@ pub fn trial(seed: u64) -> Report {
         report.broken.extend(election::elect(seed).broken);
     }
     report
+}
+
+/// Looks for a planted bug: the first of `seeds` that breaks an oracle, and what it broke.
+pub fn hunt(bug: Bug, seeds: std::ops::Range<u64>) -> Option<(u64, Vec<String>)> {
+    plant(Some(bug));
+    let found = seeds.into_iter().find_map(|seed| {
+        let report = match bug {
+            Bug::StolenLease => election::elect(seed),
+            _ => simulate(&Scenario::of(seed)),
+        };
+        (!report.broken.is_empty()).then_some((seed, report.broken))
+    });
+    plant(None);
+    found
 }
 
 fn alone(simulation: impl Future<Output = Report>) -> Report {

@@ -209,13 +209,17 @@ pub fn face(api: &Api) -> BTreeMap<String, Value> {
     faces
 }
 
-/// Whether history may show: a finished pretraining keeps its run when its inputs change (InputsChanged).
+/// Whether history may show: a finished pretraining keeps its run when its inputs change (InputsChanged), and while a
+/// later spec cannot be built the last good result stays, for others to build on.
 #[must_use]
 pub fn has_history(api: &Api) -> bool {
     Kind::ALL
         .into_iter()
         .flat_map(|kind| api.objects(&table(kind)))
-        .any(|object| is_true(&object, "InputsChanged"))
+        .any(|object| {
+            let kept = object.pointer("/status/artifact/digest").is_some();
+            is_true(&object, "InputsChanged") || (kept && !is_true(&object, "Ready"))
+        })
 }
 
 /// Directory of an object's artefacts, with a slash at the end.
@@ -239,17 +243,22 @@ pub fn lives(api: &Api, path: &str) -> bool {
         .any(|(at, object)| at == path && text(&object, "/metadata/deletionTimestamp").is_empty())
 }
 
-/// The object, other than that of `path`, whose status speaks of `digest`.
+/// The object, other than that of `path`, whose status refers to `digest`, with the fields that do. The verdicts of gates
+/// and conditions tell of what was judged, which may be gone.
 #[must_use]
 pub fn holder(api: &Api, path: &str, digest: &str) -> Option<String> {
     placed(api)
         .filter(|(at, _)| at != path)
-        .find(|(_, object)| {
-            object
-                .get("status")
-                .is_some_and(|status| status.to_string().contains(digest))
+        .find_map(|(at, object)| {
+            let status = object.get("status")?.as_object()?;
+            let fields: Vec<&str> = status
+                .iter()
+                .filter(|(field, _)| *field != "gates" && *field != "conditions")
+                .filter(|(_, value)| value.to_string().contains(digest))
+                .map(|(field, _)| field.as_str())
+                .collect();
+            (!fields.is_empty()).then(|| format!("{at} ({})", fields.join(", ")))
         })
-        .map(|(at, _)| at)
 }
 
 /// Digests of the artefacts below `path`.

@@ -20,6 +20,9 @@ use tower::{BoxError, Layer, ServiceExt};
 use super::fault::{Fault, Plan, Step};
 use super::server::{call, text};
 
+/// No life takes nearly as many requests: who makes more is in a loop, in which virtual time may stand still.
+const ENDLESS: u64 = 30_000;
+
 /// A partition between one operator and the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
@@ -53,7 +56,7 @@ pub struct Wire {
     pub writes: AtomicU64,
     /// Writes of leases.
     pub lease_writes: AtomicU64,
-    /// Requests by the operator.
+    /// Requests by the operator, leases apart.
     pub requests: AtomicU64,
     /// The newest observedGeneration written per UID.
     observed: Mutex<BTreeMap<String, i64>>,
@@ -95,7 +98,10 @@ impl Wire {
         let bytes = body.collect_bytes().await?;
         let path = parts.uri.path().to_owned();
         let lease = path.contains("/leases");
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        if !lease && self.requests.fetch_add(1, Ordering::Relaxed) > ENDLESS {
+            self.complain(format!("O8: more than {ENDLESS} requests, now {path}"));
+            return std::future::pending().await;
+        }
         let cut = *self.cut.lock();
         match cut {
             Some(Cut::Refused) => return Err(lost()),
@@ -108,11 +114,12 @@ impl Wire {
         }
         if write {
             self.writes.fetch_add(1, Ordering::Relaxed);
-            self.check(&parts.method, &path, &bytes);
         }
         let fault = if write {
+            let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            self.check(&parts.method, &path, &body);
             let creates = parts.method == Method::POST;
-            concerns(&path, &bytes).and_then(|(kind, step)| self.plan.draw(kind, step, creates))
+            concerns(&path, &body).and_then(|(kind, step)| self.plan.draw(kind, step, creates))
         } else {
             None
         };
@@ -201,8 +208,7 @@ impl Wire {
     }
 
     /// Every mutation carries its precondition; what is told never goes back.
-    fn check(&self, method: &Method, path: &str, bytes: &[u8]) {
-        let body: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    fn check(&self, method: &Method, path: &str, body: &Value) {
         if self.exclusive.load(Ordering::Relaxed) {
             let leases = self.api.objects("leases.coordination.k8s.io");
             let holder = leases
@@ -213,18 +219,18 @@ impl Wire {
                 self.complain(format!("{me} writes {path} while {holder:?} leads"));
             }
         }
-        if *method == Method::DELETE && text(&body, "/preconditions/uid").is_empty() {
+        if *method == Method::DELETE && text(body, "/preconditions/uid").is_empty() {
             self.complain(format!("P3: DELETE {path} without uid"));
         }
         if *method == Method::POST
             && !path.ends_with("/events")
-            && text(&body, "/metadata/name").is_empty()
+            && text(body, "/metadata/name").is_empty()
         {
             self.complain(format!("C10: POST {path} without a name of its own"));
         }
         if *method == Method::PATCH && path.ends_with("/status") {
-            let uid = text(&body, "/metadata/uid");
-            if uid.is_empty() || text(&body, "/metadata/resourceVersion").is_empty() {
+            let uid = text(body, "/metadata/uid");
+            if uid.is_empty() || text(body, "/metadata/resourceVersion").is_empty() {
                 self.complain(format!(
                     "P3: status of {path} without uid and resourceVersion"
                 ));
@@ -261,11 +267,10 @@ fn refuse(code: StatusCode, reason: &str) -> Response<bessemer_embedded::api::Bo
 }
 
 /// Which of our kinds a write concerns, and at which step it happens.
-fn concerns(path: &str, bytes: &[u8]) -> Option<(Kind, Step)> {
-    let body: Value = serde_json::from_slice(bytes).unwrap_or_default();
+fn concerns(path: &str, body: &Value) -> Option<(Kind, Step)> {
     let parts: Vec<&str> = path.split('/').collect();
     if path.contains("/events") {
-        let word = text(&body, "/regarding/kind");
+        let word = text(body, "/regarding/kind");
         return Kind::ALL
             .into_iter()
             .find(|kind| kind.name() == word)
@@ -282,7 +287,7 @@ fn concerns(path: &str, bytes: &[u8]) -> Option<(Kind, Step)> {
         };
         return Some((kind, step));
     }
-    let name = match text(&body, "/metadata/name") {
+    let name = match text(body, "/metadata/name") {
         "" => *parts.last()?,
         name => name,
     };

@@ -486,14 +486,18 @@ fn attempt(
 /// Removes what this manager applied last time, not this time, and nobody else owns.
 fn prune(root: Node<'_>, merged: &Value, owners: &Owners, last: &Set) -> Value {
     let named = |set: &Set| set.with_named_fields(Some(root));
+    let managed = owners
+        .values()
+        .fold(Set::default(), |all, owned| all.union(&owned.set));
+    // Mostly every field applied last time is applied again.
+    if last.difference(&managed).is_empty() {
+        return merged.clone();
+    }
     let last = named(last);
     let remove =
         |value: &Value, set: &Set| merge::remove(Some(root), value, set).unwrap_or(json!({}));
     let pruned = remove(merged, &last);
     // Put back what some owner, the present configuration included, still claims.
-    let managed = owners
-        .values()
-        .fold(Set::default(), |all, owned| all.union(&owned.set));
     let whole = named(&compare::to_set(root, merged));
     let left = named(&compare::to_set(root, &pruned)).union(&named(&managed));
     let pruned = remove(merged, &whole.difference(&left));

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::api::Body;
-use crate::handler::List;
+use crate::handler::{List, WatchEvent};
 use crate::object;
 use crate::registry::Resource;
 use crate::request::{Query, Target};
@@ -74,15 +74,19 @@ impl Form {
         other.map_or(Self::Plain, Self::Other)
     }
 
-    /// A watch event in this form; `headed` when the columns were sent before.
+    /// The object of a watch event in this form; `headed` when the columns were sent before.
     #[must_use]
-    pub fn event(&self, event: &Value, resource: &Resource, headed: bool, now: Timestamp) -> Value {
-        let kind = object::text(event, &["type"]);
-        let Some(object) = event.get("object").filter(|_| kind != "ERROR") else {
-            return event.clone();
-        };
+    pub fn event(
+        &self,
+        event: &WatchEvent,
+        resource: &Resource,
+        headed: bool,
+        now: Timestamp,
+    ) -> Arc<Value> {
+        let object = &event.object;
         let shown = match self {
-            Self::Table(_) if kind == "BOOKMARK" => table::table(
+            _ if event.kind == "ERROR" => return object.clone(),
+            Self::Table(_) if event.kind == "BOOKMARK" => table::table(
                 resource,
                 &[],
                 object.get("metadata").cloned().unwrap_or_default(),
@@ -94,7 +98,7 @@ impl Form {
                 let version = object::text(object, &["metadata", "resourceVersion"]);
                 table::table(
                     resource,
-                    &[Arc::new(object.clone())],
+                    std::slice::from_ref(object),
                     json!({"resourceVersion": version}),
                     include,
                     headed,
@@ -102,9 +106,9 @@ impl Form {
                 )
             }
             Self::Metadata => metadata(object),
-            _ => return event.clone(),
+            _ => return object.clone(),
         };
-        json!({"type": kind, "object": shown})
+        Arc::new(shown)
     }
 }
 

@@ -79,6 +79,6 @@ pub trait Fault: Send + Sync {
     fn before(&self, view: &View<'_>) -> Before;
     /// Called after a request was carried out with HTTP status `code`.
     fn after(&self, view: &View<'_>, code: u16) -> After;
-    /// Called for each event of a watch on `table`.
-    fn deliver(&self, table: &str, event: &Value) -> Delivery;
+    /// Called for each event of a watch on `table`, with its object.
+    fn deliver(&self, table: &str, object: &Value) -> Delivery;
 }

@@ -24,7 +24,7 @@ use crate::state::State;
 use crate::status::Failure;
 use crate::storage::Key;
 
-pub use watch::{Cursor, Step};
+pub use watch::{Cursor, Step, WatchEvent};
 pub(crate) use write::Part;
 
 /// A request to a resource, read and ready to be carried out.

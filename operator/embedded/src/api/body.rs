@@ -10,12 +10,11 @@ use bytes::Bytes;
 use futures::Stream;
 use futures::StreamExt as _;
 use http_body::Frame;
-use serde_json::Value;
 
 use super::Api;
 use crate::encode::Form;
 use crate::fault::{Delivery, Fault};
-use crate::handler::{Cursor, Step};
+use crate::handler::{Cursor, Step, WatchEvent};
 use crate::object;
 
 /// Any error.
@@ -82,7 +81,7 @@ struct Watch {
     headed: bool,
     over: bool,
     /// Events to be sent without another look at faults.
-    held: VecDeque<Value>,
+    held: VecDeque<WatchEvent>,
 }
 
 impl Watch {
@@ -132,9 +131,9 @@ impl Watch {
     }
 
     /// The event's text after faults; `None` when the watch was closed before it.
-    async fn disturb(&mut self, event: Value) -> Option<Result<Bytes, BoxError>> {
+    async fn disturb(&mut self, event: WatchEvent) -> Option<Result<Bytes, BoxError>> {
         let delivery = self.fault.as_ref().map_or(Delivery::Deliver, |f| {
-            f.deliver(&self.cursor.resource.table, &event)
+            f.deliver(&self.cursor.resource.table, &event.object)
         });
         let line = self.line(&event);
         match delivery {
@@ -161,7 +160,7 @@ impl Watch {
     }
 
     /// Holds `event` and all that followed it, the last for each object.
-    fn skip(&mut self, event: Value) {
+    fn skip(&mut self, event: WatchEvent) {
         let mut events = vec![event];
         loop {
             match self.api.with(|core| self.cursor.next(core)) {
@@ -173,8 +172,8 @@ impl Watch {
                 }
             }
         }
-        let place = |event: &Value| {
-            let object = event.get("object").unwrap_or(event);
+        let place = |event: &WatchEvent| {
+            let object = &event.object;
             let (namespace, name) = (object::namespace(object), object::name(object));
             (namespace.to_owned(), name.to_owned())
         };
@@ -186,18 +185,11 @@ impl Watch {
         self.held.extend(kept.map(|(_, event)| event));
     }
 
-    fn line(&mut self, event: &Value) -> Bytes {
-        let mut text = self
-            .form
-            .event(
-                event,
-                &self.cursor.resource,
-                self.headed,
-                self.api.clock().now(),
-            )
-            .to_string();
+    fn line(&mut self, event: &WatchEvent) -> Bytes {
+        let (resource, now) = (&self.cursor.resource, self.api.clock().now());
+        let shown = self.form.event(event, resource, self.headed, now);
         self.headed = true;
-        text.push('\n');
+        let text = format!("{{\"type\":\"{}\",\"object\":{shown}}}\n", event.kind);
         text.into()
     }
 }

@@ -85,6 +85,7 @@ fn walk(
 ) {
     let shapes = match (old, new) {
         (None, None) => return,
+        (Some(old), Some(new)) if old == new => return,
         (Some(only), None) | (None, Some(only)) => vec![shape(node, only)],
         (Some(old), Some(new)) => {
             let (left, right) = (shape(node, old), shape(node, new));

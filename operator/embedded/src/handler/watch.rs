@@ -25,7 +25,7 @@ pub struct Cursor {
     selection: Selection,
     /// Everything up to here was sent or skipped.
     pub revision: u64,
-    pending: VecDeque<Value>,
+    pending: VecDeque<WatchEvent>,
     /// The start lies before the compaction: `oldest`.
     expired: Option<u64>,
     /// Whether bookmarks were asked for.
@@ -36,15 +36,24 @@ pub struct Cursor {
     pub changed: tokio::sync::watch::Receiver<u64>,
 }
 
+/// One event of a watch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WatchEvent {
+    /// `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`.
+    pub kind: &'static str,
+    /// The object, or the Status of an error.
+    pub object: Arc<Value>,
+}
+
 /// What a watch has to send.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// One watch event, `{"type", "object"}`.
-    Event(Value),
+    /// One event.
+    Event(WatchEvent),
     /// Nothing now.
     Idle,
     /// This event, then the end (history was compacted).
-    Last(Value),
+    Last(WatchEvent),
 }
 
 /// Opens a watch.
@@ -88,20 +97,23 @@ pub(super) fn open(core: &mut Core, call: &Call) -> Result<Reply, Failure> {
     };
     // No version (or 0) means: the present state as ADDED events, then changes.
     if initial || cursor.revision == 0 {
-        let present_now: Vec<Value> = core
+        let present_now: Vec<WatchEvent> = core
             .state
             .list(&cursor.resource.table, &cursor.namespace)
             .map(|object| present(&cursor.resource, object))
             .filter(|object| cursor.selection.matches(object))
-            .map(|object| json!({"type": "ADDED", "object": *object}))
+            .map(|object| WatchEvent {
+                kind: "ADDED",
+                object,
+            })
             .collect();
         cursor.pending.extend(present_now);
         cursor.revision = current;
         if initial && bookmarks {
             let mut bookmark = cursor.bookmark();
             object::set(
-                &mut bookmark,
-                &["object", "metadata", "annotations"],
+                Arc::make_mut(&mut bookmark.object),
+                &["metadata", "annotations"],
                 json!({"k8s.io/initial-events-end": "true"}),
             );
             cursor.pending.push_back(bookmark);
@@ -142,11 +154,14 @@ impl Cursor {
             "too old resource version: {} ({oldest})",
             self.revision
         ));
-        Step::Last(json!({"type": "ERROR", "object": failure.to_value()}))
+        Step::Last(WatchEvent {
+            kind: "ERROR",
+            object: Arc::new(failure.to_value()),
+        })
     }
 
     /// An event as this selection sees it: an object that leaves the selection was deleted for the watcher.
-    fn translate(&self, event: &Event) -> Option<Value> {
+    fn translate(&self, event: &Event) -> Option<WatchEvent> {
         if !self.namespace.is_empty() && object::namespace(&event.object) != self.namespace {
             return None;
         }
@@ -157,9 +172,9 @@ impl Cursor {
             .as_ref()
             .map(|previous| present(&self.resource, previous))
             .filter(|previous| self.selection.matches(previous));
-        match (before, now) {
-            (None, true) => Some(json!({"type": "ADDED", "object": *shown})),
-            (Some(_), true) => Some(json!({"type": "MODIFIED", "object": *shown})),
+        let (kind, object) = match (before, now) {
+            (None, true) => ("ADDED", shown),
+            (Some(_), true) => ("MODIFIED", shown),
             (Some(previous), false) => {
                 // The watcher gets the last state it could see, at the revision of the change.
                 let mut last = (*previous).clone();
@@ -168,18 +183,23 @@ impl Cursor {
                     &["metadata", "resourceVersion"],
                     event.revision.to_string().into(),
                 );
-                Some(json!({"type": "DELETED", "object": last}))
+                ("DELETED", Arc::new(last))
             }
-            (None, false) => None,
-        }
+            (None, false) => return None,
+        };
+        Some(WatchEvent { kind, object })
     }
 
     /// A bookmark at the cursor's revision.
     #[must_use]
-    pub fn bookmark(&self) -> Value {
-        json!({"type": "BOOKMARK", "object": {
+    pub fn bookmark(&self) -> WatchEvent {
+        let object = json!({
             "kind": self.resource.kind, "apiVersion": self.resource.api_version(),
             "metadata": {"resourceVersion": self.revision.to_string()},
-        }})
+        });
+        WatchEvent {
+            kind: "BOOKMARK",
+            object: Arc::new(object),
+        }
     }
 }
