@@ -132,7 +132,7 @@ pub struct Training {
     /// Tokens per optimizer step (global batch); default 16 sequences.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_tokens: Option<Count>,
-    /// Sequences per forward pass of a worker; default the whole batch.
+    /// Sequences per forward pass of a worker; default its whole share of the batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4096))]
     pub micro_batch: Option<i32>,

@@ -51,10 +51,19 @@ pub struct Container {
     pub runs_once: bool,
     /// Seconds between SIGTERM and SIGKILL.
     pub grace_seconds: i64,
-    /// Headless Service that gives ranks their names.
-    pub subdomain: Option<String>,
+    /// How several ranks find each other.
+    pub ranks: Option<Ranks>,
     /// What holds where the object says nothing.
     pub defaults: PodDefaults,
+}
+
+/// How the pods of one run find each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranks {
+    /// Headless Service that gives them their names.
+    pub subdomain: String,
+    /// Host and port of the first.
+    pub first: String,
 }
 
 /// Keys of a source's own store.
@@ -94,8 +103,8 @@ pub fn template(
     if container.runs_once {
         put(&mut spec, "restartPolicy", json!("Never"));
     }
-    if let Some(subdomain) = &container.subdomain {
-        put(&mut spec, "subdomain", json!(subdomain));
+    if let Some(ranks) = &container.ranks {
+        put(&mut spec, "subdomain", json!(ranks.subdomain));
     }
     if !pod.node_selector.is_empty() {
         put(&mut spec, "nodeSelector", json!(pod.node_selector));
@@ -201,6 +210,9 @@ fn environment(container: &Container, policy: &ObjectPolicy) -> Vec<Value> {
         json!({"name": env::POD_NAME, "valueFrom": field("metadata.name")}),
         json!({"name": env::WORK_DIR, "value": WORK_DIR}),
     ];
+    if let Some(ranks) = &container.ranks {
+        all.push(json!({"name": env::RENDEZVOUS, "value": ranks.first}));
+    }
     if let Some(url) = &container.progress_url {
         all.push(json!({"name": env::PROGRESS_URL, "value": url}));
         all.push(json!({"name": env::TOKEN_FILE, "value": format!("{TOKEN_DIR}/token")}));

@@ -99,8 +99,6 @@ pub struct Run {
     pub task: Task,
     /// What it reads, in a fixed order.
     pub inputs: Vec<Input>,
-    /// Pods that work together.
-    pub ranks: i32,
     /// GPUs of each pod, when the workers block asks for them.
     pub gpus: i32,
 }
@@ -148,13 +146,17 @@ impl Run {
     }
 
     /// The run that a rendered configuration describes.
-    pub fn of_config(config: RunConfig, ranks: i32, gpus: i32) -> Self {
+    pub fn of_config(config: RunConfig, gpus: i32) -> Self {
         Self {
             task: config.task,
             inputs: config.inputs,
-            ranks,
             gpus,
         }
+    }
+
+    /// Pods that work together, one for each rank.
+    pub fn pods(&self) -> i32 {
+        i32::try_from(self.task.ranks()).unwrap_or(i32::MAX)
     }
 
     /// The inputs as status shows them.

@@ -16,11 +16,12 @@ const SEQUENCES: u32 = 16;
 /// Added to the root of AdamW's second moment (PyTorch's default).
 const EPSILON: f64 = 1e-8;
 
-/// The batch of an optimizer step.
+/// The batch of an optimizer step, divided among `ranks`.
 ///
 /// # Errors
-/// When `batchTokens` is less than one sequence or `microBatch` does not divide the batch.
-pub fn batch(training: &Training, sequence_length: u32) -> Result<Batch, Invalid> {
+/// When `batchTokens` is less than one sequence, the ranks do not divide the batch, or `microBatch` does not divide a
+/// rank's share.
+pub fn batch(training: &Training, sequence_length: u32, ranks: u32) -> Result<Batch, Invalid> {
     let length = u64::from(sequence_length.max(1));
     let sequences = match training.batch_tokens {
         None => SEQUENCES,
@@ -32,10 +33,21 @@ pub fn batch(training: &Training, sequence_length: u32) -> Result<Batch, Invalid
         Some(tokens) => u32::try_from(tokens.0 / length)
             .map_err(|_| invalid(format!("spec.training.batchTokens ({tokens}) is too large")))?,
     };
-    let micro_batch = training.micro_batch.map_or(sequences, number);
-    if micro_batch == 0 || sequences % micro_batch != 0 {
+    if !sequences.is_multiple_of(ranks) {
         return Err(invalid(format!(
-            "spec.training.microBatch ({micro_batch}) must divide the {sequences} sequences of a batch"
+            "spec.parallelism.data ({ranks}) must divide the {sequences} sequences of a batch; change spec.training.batchTokens"
+        )));
+    }
+    let share = sequences / ranks;
+    let micro_batch = training.micro_batch.map_or(share, number);
+    if micro_batch == 0 || !share.is_multiple_of(micro_batch) {
+        let of = if ranks == 1 {
+            "a batch"
+        } else {
+            "each rank's share of a batch"
+        };
+        return Err(invalid(format!(
+            "spec.training.microBatch ({micro_batch}) must divide the {share} sequences of {of}"
         )));
     }
     Ok(Batch {

@@ -22,6 +22,9 @@ pub use task::Task;
 /// Audience of the projected token that a worker sends with its progress.
 pub const PROGRESS_AUDIENCE: &str = "bessemer-operator";
 
+/// Port on which the first of several ranks serves the store by which they meet.
+pub const RENDEZVOUS_PORT: u16 = 29500;
+
 /// Names of the environment variables through which paths and addresses reach a worker.
 pub mod env {
     /// Base URL of the operator's progress intake; absent means: report nowhere.
@@ -38,6 +41,11 @@ pub mod env {
     pub const POD_IP: &str = "POD_IP";
     /// Name of the pod, from the downward API.
     pub const POD_NAME: &str = "POD_NAME";
+
+    /// Number of this rank, from 0; Kubernetes sets it in the pods of an Indexed Job.
+    pub const RANK: &str = "JOB_COMPLETION_INDEX";
+    /// Host and port at which rank 0 is to be found; needed by a task of several ranks.
+    pub const RENDEZVOUS: &str = "BESSEMER_RENDEZVOUS";
 
     /// Keys of a Secret that a foreign store needs.
     pub const STORE_KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];

@@ -36,6 +36,15 @@ pub enum Task {
 }
 
 impl Task {
+    /// Processes that do it together.
+    pub fn ranks(&self) -> u32 {
+        match self {
+            Self::Train(task) => task.ranks,
+            Self::Tune(task) => task.ranks,
+            Self::Prepare(_) | Self::Evaluate(_) | Self::Serve(_) => 1,
+        }
+    }
+
     /// The worker's subcommand.
     pub fn command(&self) -> &'static str {
         match self {

@@ -14,7 +14,7 @@ use bessemer_model::{Config, Directory, Model};
 use bessemer_protocol::task::{
     Batch, CheckpointPolicy, Optimizer, OptimizerKind, Schedule, ScheduleKind,
 };
-use bessemer_train::{Batches, Error, Observer, Progress, Rows, Settings, run};
+use bessemer_train::{Batches, Error, Observer, Progress, Ranks, Rows, Settings, run};
 use tch::{Device, Kind, Tensor};
 
 const CONTEXT: usize = 64;
@@ -232,6 +232,7 @@ fn main() -> Result<(), Failure> {
         &mut batches,
         &settings,
         &directory.join("checkpoints"),
+        &mut Ranks::alone(),
         &mut Clock(start),
     )?;
     let seconds = start.elapsed().as_secs_f64();

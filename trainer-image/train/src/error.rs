@@ -75,6 +75,9 @@ pub enum Error {
     /// libtorch refused an operation.
     #[error("libtorch: {0}")]
     Libtorch(#[from] tch::TchError),
+    /// The ranks cannot work together any more.
+    #[error(transparent)]
+    Ranks(#[from] bessemer_torch::distributed::Error),
     /// Whoever takes the checkpoints could not.
     #[error("the checkpoint of step {step} could not be kept: {problem}")]
     Checkpoint {
@@ -100,6 +103,7 @@ impl Error {
             Self::Kernel(error) => error.category(),
             Self::Torch(error) => error.category(),
             Self::Libtorch(_) => "LibtorchError",
+            Self::Ranks(error) => error.category(),
             Self::Checkpoint { .. } => "CheckpointNotKept",
         }
     }
@@ -130,7 +134,7 @@ impl Error {
                     _ => ExitCode::TryAgain,
                 }
             }
-            Self::Checkpoint { .. } => ExitCode::TryAgain,
+            Self::Checkpoint { .. } | Self::Ranks(_) => ExitCode::TryAgain,
             Self::Model(_) | Self::Kernel(_) | Self::Torch(_) | Self::Libtorch(_) => ExitCode::Bug,
         }
     }

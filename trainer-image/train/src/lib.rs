@@ -4,7 +4,8 @@
 //! ```text
 //! pretrain ─┐                       ┌─ schedule   learning rate of a step
 //!           ├─ session (the loop) ──┼─ optimizer  AdamW, clipping
-//! tune ─────┘    reads `Batches`    └─ checkpoint exact resume
+//! tune ─────┘    reads `Batches`    ├─ ranks      sums over data-parallel processes
+//!                                   └─ checkpoint exact resume
 //! ```
 
 mod batch;
@@ -15,6 +16,7 @@ mod observer;
 mod optimizer;
 mod outcome;
 mod pretrain;
+mod ranks;
 mod schedule;
 mod session;
 mod tune;
@@ -26,6 +28,7 @@ pub use error::Error;
 pub use observer::{Observer, Progress};
 pub use outcome::{Finished, Inputs, Outcome};
 pub use pretrain::{architecture, pretrain};
+pub use ranks::Ranks;
 pub use schedule::factor as schedule_factor;
 pub use session::{End, Settings, Summary, run};
 pub use tune::tune;

@@ -60,14 +60,18 @@ impl Optimizer {
         Ok(bessemer_torch::clear_gradients(&self.all)?)
     }
 
-    /// Clips the gradients to the global norm and returns it as it was before.
-    pub fn clip(&self) -> Result<f64, Error> {
-        let gradients: Vec<Tensor> = self
-            .all
+    /// The gradients of this step. A weight that takes no part has none, on any rank.
+    pub fn gradients(&self) -> Vec<Tensor> {
+        self.all
             .iter()
             .map(Tensor::grad)
             .filter(Tensor::defined)
-            .collect();
+            .collect()
+    }
+
+    /// Clips the gradients to the global norm and returns it as it was before.
+    pub fn clip(&self) -> Result<f64, Error> {
+        let gradients = self.gradients();
         let norm = bessemer_torch::global_norm(&gradients)?;
         let limit = self.options.gradient_clip_norm;
         if limit > 0.0 && norm > limit {

@@ -9,8 +9,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tch::Kind;
 
-use crate::Error;
 use crate::session::Summary;
+use crate::{Error, Ranks};
 
 /// Directories of verified inputs.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,8 @@ pub struct Inputs {
 pub enum Outcome {
     /// The model is complete.
     Finished(Finished),
+    /// The model is complete, and rank 0 has it.
+    Contributed,
     /// Stopped on request after a checkpoint of this step; the worker ends with exit code 75.
     Interrupted {
         /// Optimizer steps done.
@@ -44,6 +46,17 @@ pub struct Finished {
     pub parameters: i64,
     /// Weights that were trained: all, or those of the adapter.
     pub trainable: i64,
+}
+
+/// Refuses a task for another number of ranks than there are.
+pub(crate) fn check_ranks(wanted: u32, ranks: &Ranks) -> Result<(), Error> {
+    if wanted as usize == ranks.count() {
+        return Ok(());
+    }
+    Err(Error::Config {
+        field: "ranks",
+        problem: format!("is {wanted}, but {} run", ranks.count()),
+    })
 }
 
 /// Weights that are trained.

@@ -12,13 +12,13 @@ use tch::{Device, Kind};
 use crate::batch::{Batches, Rows};
 use crate::outcome::{self, Finished, Inputs, Outcome};
 use crate::session::{self, End, Settings};
-use crate::{Error, Observer};
+use crate::{Error, Observer, Ranks};
 
 /// Held-out sequences that a validation reads at most.
 const VALIDATION_SEQUENCES: usize = 64;
 
 /// Trains a model on the datasets of the task's mixture, from new weights or from `inputs.model`. Checkpoints lie
-/// in `work/checkpoints` (the newest whole one is continued), the result in `work/model`.
+/// in `work/checkpoints` (the newest whole one is continued), the result in `work/model`, both of rank 0 only.
 ///
 /// # Errors
 /// [`Error`]; complete checkpoints stay.
@@ -26,8 +26,10 @@ pub fn pretrain(
     task: &TrainTask,
     inputs: &Inputs,
     work: &Path,
+    ranks: &mut Ranks,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, Error> {
+    outcome::check_ranks(task.ranks, ranks)?;
     let mut directories = Vec::new();
     for part in &task.mixture {
         let found = inputs.datasets.iter().find(|(name, _)| *name == part.name);
@@ -75,9 +77,11 @@ pub fn pretrain(
         &mut batches,
         &settings,
         &outcome::checkpoints(work),
+        ranks,
         observer,
     )? {
         End::Interrupted { step } => Ok(Outcome::Interrupted { step }),
+        End::Finished(_) if !ranks.is_first() => Ok(Outcome::Contributed),
         End::Finished(summary) => {
             let directory = outcome::result(work);
             let target = Directory::new(&directory);

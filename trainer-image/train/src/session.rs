@@ -14,7 +14,7 @@ use crate::batch::{Batches, Rows};
 use crate::checkpoint::{self, Point, State};
 use crate::observer::{Observer, Progress};
 use crate::optimizer::Optimizer;
-use crate::{Error, schedule};
+use crate::{Error, Ranks, schedule};
 
 /// Points that a curve holds at most, about.
 const CURVE_POINTS: u64 = 200;
@@ -76,7 +76,8 @@ pub struct Summary {
 }
 
 /// Trains `model` in place. Checkpoints lie in `root`; the newest whole one there is continued, bit for bit
-/// (same machine type, same thread count).
+/// (same machine type, same thread count, same number of ranks). All of `ranks` call this with the same settings; rank
+/// 0's checkpoints count, and only it writes some.
 ///
 /// # Errors
 /// [`Error`]; checkpoints that were complete stay.
@@ -85,9 +86,10 @@ pub fn run(
     batches: &mut dyn Batches,
     settings: &Settings,
     root: &Path,
+    ranks: &mut Ranks,
     observer: &mut dyn Observer,
 ) -> Result<End, Error> {
-    validate(settings)?;
+    validate(settings, ranks.count())?;
     tch::set_num_threads(i32::try_from(settings.threads).unwrap_or(1));
     bessemer_torch::deterministic(settings.deterministic)?;
     std::fs::create_dir_all(root).map_err(Error::file(root))?;
@@ -96,16 +98,20 @@ pub fn run(
         model,
         settings,
         root,
+        ranks,
         optimizer: Optimizer::new(settings.optimizer.clone(), &parameters),
         parameters,
         state: State::new(settings.fingerprint.clone()),
         saved: None,
     };
-    session.resume()?;
+    if session.ranks.is_first() {
+        session.resume()?;
+    }
+    session.begin_together()?;
     session.train(batches, observer)
 }
 
-fn validate(settings: &Settings) -> Result<(), Error> {
+fn validate(settings: &Settings, ranks: usize) -> Result<(), Error> {
     let refuse = |field, problem: &str| {
         Err(Error::Config {
             field,
@@ -117,13 +123,12 @@ fn validate(settings: &Settings) -> Result<(), Error> {
     if settings.steps == 0 {
         return refuse("steps", "is 0; train for at least one step");
     }
-    if batch.sequences == 0
-        || batch.micro_batch == 0
-        || !batch.sequences.is_multiple_of(batch.micro_batch)
+    let together = ranks * batch.micro_batch as usize;
+    if batch.sequences == 0 || together == 0 || !(batch.sequences as usize).is_multiple_of(together)
     {
         return refuse(
             "batch",
-            "needs at least one sequence, and a micro-batch that divides the sequences",
+            "needs at least one sequence, and a micro-batch that divides each rank's share of the sequences",
         );
     }
     if settings.threads == 0 {
@@ -160,9 +165,9 @@ fn validate(settings: &Settings) -> Result<(), Error> {
     Ok(())
 }
 
-/// Seed of the random numbers of one step: SplitMix64 (Steele et al. 2014) of seed and step.
-pub(crate) fn mix(seed: u64, step: u64) -> u64 {
-    let mut z = seed.wrapping_add(step.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+/// A number that follows from a seed and a position: SplitMix64 (Steele et al. 2014).
+pub(crate) fn mix(seed: u64, position: u64) -> u64 {
+    let mut z = seed.wrapping_add(position.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
@@ -177,6 +182,7 @@ struct Session<'a> {
     model: &'a Model,
     settings: &'a Settings,
     root: &'a Path,
+    ranks: &'a mut Ranks,
     parameters: Vec<Parameter>,
     optimizer: Optimizer,
     state: State,
@@ -244,11 +250,12 @@ impl Session<'_> {
             }
             observer.progress(&self.progress(&done, &window, validation_loss));
 
-            let stopping = observer.stopping() && step < total;
+            let stopping = self.ranks.any(observer.stopping())? && step < total;
             let policy = self.settings.checkpoint;
             let by_steps = policy.every_steps > 0 && step.is_multiple_of(policy.every_steps);
             let waited = now.saturating_sub(last_save) >= Duration::from_secs(policy.every_seconds);
-            if stopping || step == total || by_steps || (policy.every_seconds > 0 && waited) {
+            let due = stopping || step == total || by_steps || (policy.every_seconds > 0 && waited);
+            if due && self.ranks.is_first() {
                 self.save(observer)?;
                 last_save = observer.now();
             }
@@ -294,16 +301,20 @@ impl Session<'_> {
         }
     }
 
-    /// One optimizer step. The loss is the mean over all tokens that count in the global batch, whatever
-    /// micro-batch they are in, so the micro-batch size changes nothing but memory.
+    /// One optimizer step. The loss is the mean over all tokens that count in the global batch, whatever rank and
+    /// micro-batch they are in, so the division changes nothing but rounding.
     fn step(&mut self, batches: &mut dyn Batches) -> Result<Step, Error> {
         let (step, batch) = (self.state.step, self.settings.batch);
         let mut parts = Vec::new();
-        for first in (0..batch.sequences).step_by(batch.micro_batch as usize) {
-            parts.push(batches.training(step, first as usize, batch.micro_batch as usize)?);
+        for first in self.ranks.share(&batch).step_by(batch.micro_batch as usize) {
+            parts.push((
+                first,
+                batches.training(step, first, batch.micro_batch as usize)?,
+            ));
         }
-        let counted: usize = parts.iter().map(Rows::counted).sum();
-        if counted == 0 {
+        let own: usize = parts.iter().map(|(_, rows)| rows.counted()).sum();
+        let [counted] = self.ranks.sum([own as f64])?;
+        if counted == 0.0 {
             let problem = format!(
                 "no token of the batch of step {} counts towards the loss",
                 step + 1
@@ -313,28 +324,36 @@ impl Session<'_> {
                 problem,
             });
         }
-        tch::manual_seed(i64::from_ne_bytes(
-            mix(self.settings.seed, step).to_ne_bytes(),
-        ));
         self.optimizer.clear()?;
-        let mut loss = 0.0;
-        let mut tokens = 0;
-        for rows in &parts {
-            let part = self.loss(rows, 1.0 / counted as f64, true)?;
+        let (mut own, mut tokens) = (0.0, 0);
+        let mut culprit = "the sequences of another rank";
+        for (first, rows) in &parts {
+            // Random numbers follow from the sequences, so that they are the same on whatever rank these lie.
+            let position = step * u64::from(batch.sequences) + *first as u64;
+            tch::manual_seed(i64::from_ne_bytes(
+                mix(self.settings.seed, position).to_ne_bytes(),
+            ));
+            let part = self.loss(rows, 1.0 / counted, true)?;
             let value = part.f_double_value(&[])?;
-            self.finite("the loss", value, &rows.name)?;
-            part.f_backward()?;
-            loss += value;
+            own += value;
             tokens += rows.count * rows.length;
+            if !value.is_finite() {
+                culprit = &rows.name;
+                break; // the others must hear of it
+            }
+            part.f_backward()?;
         }
+        let [loss, tokens] = self.ranks.sum([own, tokens as f64])?;
+        self.finite("the loss", loss, culprit)?;
+        self.ranks.sum_all(&self.optimizer.gradients())?;
         let norm = self.optimizer.clip()?;
-        let names: Vec<&str> = parts.iter().map(|rows| rows.name.as_str()).collect();
+        let names: Vec<&str> = parts.iter().map(|(_, rows)| rows.name.as_str()).collect();
         self.finite("the gradient norm", norm, &names.join(", "))?;
         let factor = schedule::factor(&self.settings.schedule, step, self.settings.steps);
         let rate = self.settings.optimizer.learning_rate * factor;
         self.optimizer.update(step + 1, rate)?;
         self.state.step += 1;
-        self.state.tokens += counted as u64;
+        self.state.tokens += counted as u64; // a whole number: a sum of counts
         self.state.sequences += u64::from(batch.sequences);
         let smooth = self.smooth_loss();
         let smooth = if step == 0 {
@@ -347,7 +366,7 @@ impl Session<'_> {
             loss,
             norm,
             rate,
-            tokens,
+            tokens: tokens as usize,
         })
     }
 
@@ -382,21 +401,24 @@ impl Session<'_> {
         })
     }
 
-    /// Mean loss over the first sequences of the validation split; `None` when there are none.
-    fn validate(&self, batches: &mut dyn Batches) -> Result<Option<f64>, Error> {
-        let (mut sum, mut counted, mut first) = (0.0, 0, 0);
+    /// Mean loss over the first sequences of the validation split, which the ranks take in turn; `None` when there are
+    /// none.
+    fn validate(&mut self, batches: &mut dyn Batches) -> Result<Option<f64>, Error> {
+        let micro_batch = self.settings.batch.micro_batch as usize;
+        let (mut sum, mut counted) = (0.0, 0);
+        let mut first = self.ranks.rank() * micro_batch;
         while first < self.settings.validation_sequences {
-            let wanted = (self.settings.batch.micro_batch as usize)
-                .min(self.settings.validation_sequences - first);
+            let wanted = micro_batch.min(self.settings.validation_sequences - first);
             let rows = batches.validation(first, wanted)?;
             if rows.count == 0 {
                 break;
             }
             sum += tch::no_grad(|| self.loss(&rows, 1.0, false))?.f_double_value(&[])?;
             counted += rows.counted();
-            first += rows.count;
+            first += self.ranks.count() * micro_batch;
         }
-        Ok((counted > 0).then(|| rounded(sum / counted as f64)))
+        let [sum, counted] = self.ranks.sum([sum, counted as f64])?;
+        Ok((counted > 0.0).then(|| rounded(sum / counted)))
     }
 
     fn weights(&self) -> BTreeMap<String, Tensor> {
@@ -419,6 +441,30 @@ impl Session<'_> {
             .checkpoint(step, &path)
             .map_err(|problem| Error::Checkpoint { step, problem })?;
         self.saved = Some(path);
+        Ok(())
+    }
+
+    /// Gives all ranks the state and the weights of rank 0.
+    fn begin_together(&mut self) -> Result<(), Error> {
+        let problem = |error: serde_json::Error| Error::Config {
+            field: "state",
+            problem: error.to_string(),
+        };
+        let own = serde_json::to_string(&self.state).map_err(problem)?;
+        let text = self.ranks.text_of_first(&own)?;
+        let first: State = serde_json::from_str(&text).map_err(problem)?;
+        if first.fingerprint != self.state.fingerprint {
+            let problem = "is another than that of rank 0; start all ranks with one configuration";
+            return Err(Error::Config {
+                field: "task",
+                problem: problem.to_owned(),
+            });
+        }
+        self.state = first;
+        for tensors in [self.weights(), self.optimizer.moments()] {
+            let all: Vec<Tensor> = tensors.into_values().collect();
+            self.ranks.take_from_first(&all)?;
+        }
         Ok(())
     }
 

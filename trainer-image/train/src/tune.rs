@@ -10,7 +10,7 @@ use tch::{Device, Kind};
 use crate::conversation::{Conversations, read_conversations};
 use crate::outcome::{self, Finished, Inputs, Outcome};
 use crate::session::{self, End, Settings};
-use crate::{Error, Observer};
+use crate::{Error, Observer, Ranks};
 
 /// Conversations to tune on, in an instruction dataset.
 const TRAINING_FILE: &str = "train.jsonl";
@@ -20,7 +20,7 @@ const VALIDATION_FILE: &str = "validation.jsonl";
 const VALIDATION_SEQUENCES: usize = 128;
 
 /// Tunes the model in `inputs.model` on the datasets' conversations. Checkpoints lie in `work/checkpoints` (the
-/// newest whole one is continued), the result in `work/model`.
+/// newest whole one is continued), the result in `work/model`, both of rank 0 only.
 ///
 /// # Errors
 /// [`Error`]; complete checkpoints stay.
@@ -28,8 +28,10 @@ pub fn tune(
     task: &TuneTask,
     inputs: &Inputs,
     work: &Path,
+    ranks: &mut Ranks,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, Error> {
+    outcome::check_ranks(task.ranks, ranks)?;
     let base = inputs
         .model
         .as_ref()
@@ -110,9 +112,11 @@ pub fn tune(
         &mut batches,
         &settings,
         &outcome::checkpoints(work),
+        ranks,
         observer,
     )? {
         End::Interrupted { step } => Ok(Outcome::Interrupted { step }),
+        End::Finished(_) if !ranks.is_first() => Ok(Outcome::Contributed),
         End::Finished(summary) => {
             let trainable = outcome::trainable(&model);
             model.merge();

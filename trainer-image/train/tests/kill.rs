@@ -11,7 +11,7 @@ use bessemer_model::{Config, Directory, Model, WEIGHTS_FILE};
 use bessemer_protocol::task::{
     Batch, CheckpointPolicy, Optimizer, OptimizerKind, Schedule, ScheduleKind,
 };
-use bessemer_train::{Batches, Error, Observer, Progress, Rows, Settings, run};
+use bessemer_train::{Batches, Error, Observer, Progress, Ranks, Rows, Settings, run};
 use tch::{Device, Kind};
 
 const WORK: &str = "BESSEMER_KILL_TEST_WORK";
@@ -112,6 +112,7 @@ fn child() {
         &mut Powers,
         &settings,
         &work.join("checkpoints"),
+        &mut Ranks::alone(),
         &mut Slow(Instant::now()),
     )
     .unwrap();

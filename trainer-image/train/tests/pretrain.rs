@@ -14,7 +14,7 @@ use bessemer_protocol::task::{
     OptimizerKind, Positions, Precision, PrepareTask, Purpose, Schedule, ScheduleKind, Source,
     Split, TokenizerSource, TrainTask, Unicode,
 };
-use bessemer_train::{Error, Inputs, Observer, Outcome, Progress, pretrain};
+use bessemer_train::{Error, Inputs, Observer, Outcome, Progress, Ranks, pretrain};
 use tch::Device;
 
 struct Go;
@@ -147,6 +147,7 @@ fn task(family: Family, precision: Precision) -> TrainTask {
         seed: 7,
         deterministic: true,
         threads: 1,
+        ranks: 1,
         checkpoint: CheckpointPolicy {
             every_steps: 10,
             every_seconds: 0,
@@ -158,7 +159,7 @@ fn task(family: Family, precision: Precision) -> TrainTask {
 fn finished(outcome: Outcome) -> bessemer_train::Finished {
     match outcome {
         Outcome::Finished(finished) => finished,
-        Outcome::Interrupted { step } => panic!("interrupted at {step}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -199,6 +200,7 @@ fn text_becomes_a_hugging_face_directory_for_both_families_and_precisions() {
                 &task(family, precision),
                 &inputs(&docs),
                 &work,
+                &mut Ranks::alone(),
                 &mut StopAt(0, 0),
             )
             .unwrap(),
@@ -254,6 +256,7 @@ fn an_interrupted_pretraining_ends_in_the_same_files() {
             &task,
             &inputs(&docs),
             &root.path().join(work),
+            &mut Ranks::alone(),
             &mut StopAt(stop_at, 0),
         )
     };
@@ -276,7 +279,13 @@ fn a_model_is_continued_and_a_mixture_needs_one_tokenizer() {
     );
     let mut task = task(Family::GPT2, Precision::FP32);
     let run = |task: &TrainTask, inputs: &Inputs, work: &str| {
-        pretrain(task, inputs, &root.path().join(work), &mut StopAt(0, 0))
+        pretrain(
+            task,
+            inputs,
+            &root.path().join(work),
+            &mut Ranks::alone(),
+            &mut StopAt(0, 0),
+        )
     };
     let first = finished(run(&task, &inputs(&docs), "first").unwrap());
     let from = Inputs {
@@ -334,6 +343,7 @@ fn damaged_shards_and_impossible_tasks_are_refused_by_name() {
             task,
             &inputs(&docs),
             &root.path().join("work"),
+            &mut Ranks::alone(),
             &mut StopAt(0, 0),
         )
         .unwrap_err()

@@ -13,7 +13,7 @@ use bessemer_protocol::task::{
     Adapter, Batch, CheckpointPolicy, Optimizer, OptimizerKind, Precision, Schedule, ScheduleKind,
     TuneTask,
 };
-use bessemer_train::{Error, Inputs, Observer, Outcome, Progress, tune};
+use bessemer_train::{Error, Inputs, Observer, Outcome, Progress, Ranks, tune};
 use serde_json::json;
 use tch::{Device, Kind};
 
@@ -117,6 +117,7 @@ impl Fixture {
             task,
             &self.inputs(),
             &self.root.path().join(work),
+            &mut Ranks::alone(),
             &mut StopAt(stop_at, 0),
         )
     }
@@ -152,6 +153,7 @@ fn task(adapter: Option<Adapter>) -> TuneTask {
         seed: 3,
         deterministic: true,
         threads: 1,
+        ranks: 1,
         checkpoint: CheckpointPolicy {
             every_steps: 0,
             every_seconds: 0,
@@ -171,7 +173,7 @@ fn low_rank(targets: &[&str]) -> Option<Adapter> {
 fn finished(outcome: Outcome) -> bessemer_train::Finished {
     match outcome {
         Outcome::Finished(finished) => finished,
-        Outcome::Interrupted { step } => panic!("interrupted at {step}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -225,7 +227,16 @@ fn whole_then_low_rank_tuning_learn_the_answers_and_export_plain_models() {
     };
     let all = ["q", "k", "v", "o", "gate", "up", "down"];
     let work = fixture.root.path().join("low-rank");
-    let done = finished(tune(&task(low_rank(&all)), &inputs, &work, &mut StopAt(0, 0)).unwrap());
+    let done = finished(
+        tune(
+            &task(low_rank(&all)),
+            &inputs,
+            &work,
+            &mut Ranks::alone(),
+            &mut StopAt(0, 0),
+        )
+        .unwrap(),
+    );
     assert!(
         done.summary.validation_loss.unwrap() < 0.5,
         "{:?}",
@@ -291,7 +302,14 @@ fn what_cannot_be_tuned_is_refused_by_name() {
         model: None,
         ..fixture.inputs()
     };
-    let error = tune(&task(None), &inputs, fixture.root.path(), &mut StopAt(0, 0)).unwrap_err();
+    let error = tune(
+        &task(None),
+        &inputs,
+        fixture.root.path(),
+        &mut Ranks::alone(),
+        &mut StopAt(0, 0),
+    )
+    .unwrap_err();
     assert_eq!(error.exit_code(), bessemer_protocol::ExitCode::MissingInput);
     let weights = fixture.root.path().join("base").join(WEIGHTS_FILE);
     let mut bytes = fixture.base();

@@ -30,12 +30,40 @@ pub struct Environment {
     pub keys: Option<PathBuf>,
     /// Address to listen on.
     pub pod_ip: Option<IpAddr>,
+    /// Number of this rank, as it was given.
+    pub rank: Option<String>,
+    /// Host and port of rank 0.
+    pub rendezvous: Option<String>,
     /// Base URL of the OTLP collector.
     pub otlp_endpoint: Option<String>,
     /// Trace that this run belongs to.
     pub traceparent: Option<String>,
     /// Digest of the image, when the pod knows it.
     pub image: Option<String>,
+}
+
+/// Where a process stands among the ranks of its run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its number, from 0.
+    pub rank: usize,
+    /// How many there are.
+    pub size: usize,
+    /// Host and port of rank 0; empty when there are no others.
+    pub rendezvous: String,
+    /// Address at which the others reach this one.
+    pub own: IpAddr,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self {
+            rank: 0,
+            size: 1,
+            rendezvous: String::new(),
+            own: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
 }
 
 /// What the Secret of a single source holds.
@@ -92,6 +120,8 @@ impl Environment {
             token_file: path(name::TOKEN_FILE),
             keys: path(name::API_KEYS_DIR),
             pod_ip: get(name::POD_IP).and_then(|ip| ip.parse().ok()),
+            rank: get(name::RANK),
+            rendezvous: get(name::RENDEZVOUS),
             otlp_endpoint: get(OTLP_ENDPOINT),
             traceparent: get("TRACEPARENT"),
             image: get("BESSEMER_IMAGE_DIGEST"),
@@ -119,6 +149,39 @@ impl Environment {
         Ok(())
     }
 
+    /// The place of this process among `ranks` of them.
+    ///
+    /// # Errors
+    /// Names the variable that is missing or no number of a rank.
+    pub fn place(&self, ranks: u32) -> Result<Place, Failure> {
+        if ranks <= 1 {
+            return Ok(Place::default());
+        }
+        let told = |variable: &str, value: &Option<String>, what: &str| {
+            value.clone().ok_or_else(|| {
+                Failure::config(format!(
+                    "{variable} is not set; each of the task's {ranks} ranks needs {what}"
+                ))
+            })
+        };
+        let rank = told(name::RANK, &self.rank, "its number")?;
+        let rendezvous = told(name::RENDEZVOUS, &self.rendezvous, "the address of rank 0")?;
+        let number = rank.parse().ok().filter(|rank| *rank < ranks as usize);
+        let number = number.ok_or_else(|| {
+            Failure::config(format!(
+                "{} is {rank}; the task has ranks 0 to {}",
+                name::RANK,
+                ranks - 1
+            ))
+        })?;
+        Ok(Place {
+            rank: number,
+            size: ranks as usize,
+            rendezvous,
+            own: self.pod_ip.unwrap_or(Place::default().own),
+        })
+    }
+
     /// Address to listen on; all of them where the pod does not know its own.
     pub fn listen(&self) -> IpAddr {
         self.pod_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
@@ -128,6 +191,31 @@ impl Environment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_among_ranks_is_whole_or_the_variable_is_named() {
+        let environment = |rank: Option<&str>, rendezvous: Option<&str>| Environment {
+            rank: rank.map(str::to_owned),
+            rendezvous: rendezvous.map(str::to_owned),
+            ..Environment::read()
+        };
+        let place = environment(Some("1"), Some("first:29500"))
+            .place(2)
+            .unwrap();
+        assert_eq!((place.rank, place.size), (1, 2));
+        assert_eq!(place.rendezvous, "first:29500");
+        assert_eq!(environment(None, None).place(1).unwrap(), Place::default());
+        for (rank, rendezvous, named) in [
+            (None, Some("first:29500"), name::RANK),
+            (Some("2"), Some("first:29500"), "ranks 0 to 1"),
+            (Some("-1"), Some("first:29500"), name::RANK),
+            (Some("0"), None, name::RENDEZVOUS),
+        ] {
+            let failure = environment(rank, rendezvous).place(2).unwrap_err();
+            assert_eq!(failure.exit, ExitCode::BadConfig);
+            assert!(failure.termination.message.contains(named), "{failure:?}");
+        }
+    }
 
     #[test]
     fn keys_of_a_source_are_whole_or_the_missing_one_is_named_and_never_shown() {

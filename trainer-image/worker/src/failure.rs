@@ -110,7 +110,11 @@ impl From<DataError> for Failure {
 
 impl From<bessemer_train::Error> for Failure {
     fn from(error: bessemer_train::Error) -> Self {
-        Self::of(error.exit_code(), error.category(), &error)
+        use bessemer_torch::distributed::Error as Ranks;
+        match error {
+            bessemer_train::Error::Ranks(Ranks::Stopped) => Self::interrupted("nothing had begun"),
+            error => Self::of(error.exit_code(), error.category(), &error),
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use bessemer_protocol::{RunConfig, Stage};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-pub use training::Watch;
+pub use training::train;
 
-use crate::environment::Environment;
+use crate::environment::{Environment, Place};
 use crate::failure::Failure;
 use crate::metric::{self, Metrics};
 use crate::progress::Reporter;
@@ -29,6 +29,8 @@ pub struct Job {
     pub config: RunConfig,
     /// Scratch directory of this run, kept between attempts on one node.
     pub work: PathBuf,
+    /// Where this process stands among the run's ranks.
+    pub place: Place,
     /// Verified inputs, in the configuration's order.
     pub inputs: Vec<Fetched>,
     /// Checkpoints and results.
@@ -50,7 +52,8 @@ pub struct Made {
     pub statistics: Map<String, Value>,
 }
 
-/// Runs a task to its committed result. `work` is called on a thread that may block.
+/// Runs a task to its committed result. `work` is called on a thread that may block; it makes nothing where another
+/// rank of the run publishes.
 ///
 /// # Errors
 /// Why there is no result.
@@ -58,8 +61,9 @@ pub async fn run(
     config: RunConfig,
     environment: &Environment,
     stop: CancellationToken,
-    work: impl FnOnce(Job) -> Result<Made, Failure> + Send + 'static,
+    work: impl FnOnce(Job) -> Result<Option<Made>, Failure> + Send + 'static,
 ) -> Result<(), Failure> {
+    let place = environment.place(config.task.ranks())?;
     let directory = environment.work.join(&config.run.run_key);
     std::fs::create_dir_all(&directory).map_err(|error| {
         let mut failure = Failure::system(&error);
@@ -82,49 +86,56 @@ pub async fn run(
     }
     let metrics = Arc::new(Metrics::default());
     metric::serve(metrics.clone(), environment.listen()).await;
-    let (reporter, delivery) = Reporter::start(&config, environment, metrics.clone());
-    let done = work_and_publish(config, directory, storage, reporter, metrics, stop, work).await;
+    // One voice for a run: that of its first rank.
+    let progress_url = environment.progress_url.clone();
+    let voice = Environment {
+        progress_url: progress_url.filter(|_| place.rank == 0),
+        ..environment.clone()
+    };
+    let (reporter, delivery) = Reporter::start(&config, &voice, metrics.clone());
+    let job = Job {
+        config,
+        work: directory,
+        place,
+        inputs: Vec::new(),
+        storage,
+        reporter,
+        metrics,
+        stop,
+    };
+    let done = work_and_publish(job, work).await;
     delivery.finish().await;
     done
 }
 
 async fn work_and_publish(
-    config: RunConfig,
-    work_directory: PathBuf,
-    storage: Storage,
-    reporter: Reporter,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-    work: impl FnOnce(Job) -> Result<Made, Failure> + Send + 'static,
+    mut job: Job,
+    work: impl FnOnce(Job) -> Result<Option<Made>, Failure> + Send + 'static,
 ) -> Result<(), Failure> {
+    let (storage, reporter) = (job.storage.clone(), job.reporter.clone());
     reporter.stage(Stage::Fetching, 0.0);
-    let mut inputs = Vec::new();
-    let count = config.inputs.len();
-    for (index, input) in config.inputs.iter().enumerate() {
-        let fetched = stop.run_until_cancelled(storage.fetch(input)).await;
+    let count = job.config.inputs.len();
+    for (index, input) in job.config.inputs.iter().enumerate() {
+        let fetched = job.stop.run_until_cancelled(storage.fetch(input)).await;
         let fetched =
             fetched.ok_or_else(|| Failure::interrupted("inputs were being fetched"))??;
         telemetry::link(&fetched.manifest.statistics);
-        inputs.push(fetched);
+        job.inputs.push(fetched);
         reporter.update(|report| report.percent = WORK.0 * (index + 1) as f64 / count as f64);
     }
-    let job = Job {
-        config,
-        work: work_directory,
-        inputs,
-        storage: storage.clone(),
-        reporter: reporter.clone(),
-        metrics,
-        stop,
-    };
     let span = tracing::info_span!("work");
     let working = tokio::task::spawn_blocking(move || span.in_scope(|| work(job)));
-    let Made {
-        directory,
-        mut statistics,
-    } = working
+    let made = working
         .await
         .map_err(|error| Failure::system(&std::io::Error::other(error)))??;
+    let Some(Made {
+        directory,
+        mut statistics,
+    }) = made
+    else {
+        tracing::info!("done; the first rank commits the result");
+        return Ok(());
+    };
     reporter.stage(Stage::Publishing, WORK.1);
     if let Some(traceparent) = telemetry::current() {
         // Later runs link their traces to this one.

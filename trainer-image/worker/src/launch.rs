@@ -29,6 +29,10 @@ fn main() -> std::process::ExitCode {
     if std::env::var_os("OMP_WAIT_POLICY").is_none() {
         command.env("OMP_WAIT_POLICY", "passive");
     }
+    // Read at the same moment. What c10d warns of, with a stack, the worker tells in one sentence.
+    if std::env::var_os("TORCH_CPP_LOG_LEVEL").is_none() {
+        command.env("TORCH_CPP_LOG_LEVEL", "ERROR");
+    }
     let error = command.exec();
     fail(&Termination {
         category: "WorkerMissing".into(),

@@ -82,7 +82,6 @@ pub(super) fn resolve(observed: &Observed<Dataset>, settings: &Settings) -> Resu
     Ok(Run {
         task: Task::Prepare(task),
         inputs,
-        ranks: 1,
         gpus: 0,
     })
 }

@@ -194,7 +194,7 @@ fn container(
         serves: true,
         runs_once: false,
         grace_seconds: 30,
-        subdomain: None,
+        ranks: None,
         defaults: settings.pod_defaults.clone(),
     }
 }

@@ -70,7 +70,6 @@ pub(super) fn resolve(observed: &Observed<Evaluation>, settings: &Settings) -> R
     Ok(Run {
         task: Task::Evaluate(task),
         inputs,
-        ranks: 1,
         gpus: 0,
     })
 }

@@ -24,6 +24,7 @@ pub(super) fn resolve(observed: &Observed<FineTune>, settings: &Settings) -> Res
         let message = "spec.supervised is missing";
         return Err(Invalid::terminal(reason::INVALID_SPEC, message).into());
     };
+    let ranks = number(spec.parallelism.data);
     dependency::check(observed)?;
     let namespace = observed.object.key().namespace;
     let base = model_input(observed, &spec.base_ref, InputRole::Model, "spec.baseRef")?;
@@ -49,20 +50,20 @@ pub(super) fn resolve(observed: &Observed<FineTune>, settings: &Settings) -> Res
         sequence_length,
         epochs: number(spec.training.epochs.unwrap_or(1)),
         steps,
-        batch: training::batch(&spec.training, sequence_length)?,
+        batch: training::batch(&spec.training, sequence_length, ranks)?,
         optimizer: training::optimizer(&spec.training),
         schedule: training::schedule(&spec.training, steps)?,
         precision: training::precision(&spec.training),
         seed: long(spec.training.seed),
         deterministic: spec.training.deterministic,
         threads: training::threads(&spec.policy, settings),
+        ranks,
         checkpoint: training::checkpoint(&spec.checkpoint),
     };
     let inputs = vec![base, records];
     Ok(Run {
         task: Task::Tune(task),
         inputs,
-        ranks: spec.workers.replicas,
         gpus: spec.workers.gpus,
     })
 }

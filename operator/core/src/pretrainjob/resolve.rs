@@ -16,7 +16,8 @@ pub(super) fn resolve(observed: &Observed<PretrainJob>, settings: &Settings) -> 
     let spec = &observed.object.spec;
     unimplemented::check(KindName::PretrainJob, spec)?;
     let model = shape(spec)?;
-    let batch = training::batch(&spec.training, model.context_length)?;
+    let ranks = number(spec.parallelism.data);
+    let batch = training::batch(&spec.training, model.context_length, ranks)?;
     dependency::check(observed)?;
     let namespace = observed.object.key().namespace;
     let mut inputs = Vec::new();
@@ -67,12 +68,12 @@ pub(super) fn resolve(observed: &Observed<PretrainJob>, settings: &Settings) -> 
         seed: long(spec.training.seed),
         deterministic: spec.training.deterministic,
         threads: training::threads(&spec.policy, settings),
+        ranks,
         checkpoint: training::checkpoint(&spec.checkpoint),
     };
     Ok(Run {
         task: Task::Train(task),
         inputs,
-        ranks: spec.workers.replicas,
         gpus: spec.workers.gpus,
     })
 }

@@ -127,7 +127,8 @@ fn outcome(job: &Job, pods: &[Pod]) -> Outcome {
         let at = ended(job).or_else(|| created(job)).unwrap_or_default();
         let why = failed.reason.clone().unwrap_or_default();
         let message = failed.message.clone().unwrap_or_default();
-        return Outcome::Failed(failure(&own, &why, &message, at));
+        let several = job.spec.as_ref().and_then(|spec| spec.completions) > Some(1);
+        return Outcome::Failed(failure(&own, several, &why, &message, at));
     }
     if job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true) {
         let pods = status.and_then(|s| s.active).unwrap_or(0) > 0
@@ -212,7 +213,7 @@ pub fn hindrance(pod: &Pod) -> Option<(Reason, String)> {
     None
 }
 
-fn failure(pods: &[&Pod], why: &str, message: &str, at: Timestamp) -> Failure {
+fn failure(pods: &[&Pod], several: bool, why: &str, message: &str, at: Timestamp) -> Failure {
     if why == "DeadlineExceeded" {
         let message = "spec.activeDeadlineSeconds is over".into();
         return Failure {
@@ -223,15 +224,17 @@ fn failure(pods: &[&Pod], why: &str, message: &str, at: Timestamp) -> Failure {
             at,
         };
     }
-    let ended: Vec<&ContainerStateTerminated> =
-        pods.iter().filter_map(|pod| terminated(pod)).collect();
-    // A terminal code of any rank decides; the others failed because of it.
+    let ended = pods.iter().filter_map(|pod| Some((*pod, terminated(pod)?)));
+    let ended: Vec<(&Pod, &ContainerStateTerminated)> =
+        ended.filter(|(_, end)| end.exit_code != 0).collect();
+    let code = |end: &ContainerStateTerminated| ExitCode::from_code(end.exit_code);
+    // A terminal code of any rank decides, else the rank that ended first; the others failed because of it.
     let decisive = ended
         .iter()
-        .find(|t| ExitCode::from_code(t.exit_code).is_some_and(ExitCode::is_terminal))
-        .or_else(|| ended.iter().find(|t| t.exit_code != 0));
+        .find(|(_, end)| code(end).is_some_and(ExitCode::is_terminal))
+        .or_else(|| ended.iter().min_by_key(|(_, end)| end.finished_at.clone()));
     let disrupted = pods.iter().any(|pod| is_disrupted(pod));
-    let Some(decisive) = decisive else {
+    let Some((pod, end)) = decisive else {
         let message = if message.is_empty() {
             "the pod is gone".to_owned()
         } else {
@@ -245,7 +248,7 @@ fn failure(pods: &[&Pod], why: &str, message: &str, at: Timestamp) -> Failure {
             at,
         };
     };
-    let code = ExitCode::from_code(decisive.exit_code);
+    let code = code(end);
     let reason = match code {
         Some(ExitCode::BadConfig) => reason::BAD_CONFIG,
         Some(ExitCode::BadData) => reason::BAD_DATA,
@@ -256,11 +259,20 @@ fn failure(pods: &[&Pod], why: &str, message: &str, at: Timestamp) -> Failure {
     let terminal = code.is_some_and(ExitCode::is_terminal);
     Failure {
         reason,
-        message: sentence(decisive),
+        message: match rank(pod).filter(|_| several) {
+            Some(rank) => format!("rank {rank}: {}", sentence(end)),
+            None => sentence(end),
+        },
         terminal,
         counts: !disrupted,
         at,
     }
+}
+
+/// The number of a pod among those of an Indexed Job.
+fn rank(pod: &Pod) -> Option<&String> {
+    pod.annotations()
+        .get("batch.kubernetes.io/job-completion-index")
 }
 
 /// How the worker container of `pod` ended.
@@ -310,4 +322,60 @@ fn is_disrupted(pod: &Pod) -> bool {
         .into_iter()
         .flatten()
         .any(|c| c.type_ == "DisruptionTarget" && c.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What is told of a failed Job whose pods ended with (exit code, message, second).
+    fn told(ends: &[(i32, &str, u32)]) -> Failure {
+        let job = serde_json::from_value(json!({
+            "metadata": {"uid": "job"}, "spec": {"completions": ends.len(), "template": {}},
+            "status": {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}
+        }));
+        let pods = ends.iter().enumerate().map(|(rank, (code, message, second))| {
+            serde_json::from_value(json!({
+                "metadata": {
+                    "annotations": {"batch.kubernetes.io/job-completion-index": rank.to_string()},
+                    "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": "job"}]
+                },
+                "status": {"containerStatuses": [{
+                    "name": "worker", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+                    "state": {"terminated": {
+                        "exitCode": code, "message": message, "finishedAt": format!("2026-01-01T00:00:{second:02}Z")
+                    }}
+                }]}
+            }))
+            .unwrap()
+        });
+        match outcome(&job.unwrap(), &pods.collect::<Vec<_>>()) {
+            Outcome::Failed(failure) => failure,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn of_several_ranks_the_one_that_ended_first_is_named_unless_another_shows_a_terminal_error() {
+        let lost = (137, "", 5);
+        let survivor = (
+            75,
+            r#"{"category":"RankLost","message":"rank 1 is lost"}"#,
+            9,
+        );
+        let damaged = (
+            66,
+            r#"{"category":"X","message":"a checkpoint is damaged"}"#,
+            9,
+        );
+        let killed = "the worker ended with exit code 137";
+        assert_eq!(told(&[survivor, lost]).message, format!("rank 1: {killed}"));
+        assert_eq!(told(&[lost, survivor]).message, format!("rank 0: {killed}"));
+        let failure = told(&[lost, survivor, damaged]);
+        assert_eq!(failure.message, "rank 2: a checkpoint is damaged");
+        assert!(failure.terminal && !told(&[lost, survivor]).terminal);
+        assert_eq!(told(&[lost]).message, killed);
+    }
 }

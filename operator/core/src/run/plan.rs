@@ -233,16 +233,7 @@ fn pinned<K: RunKind>(observed: &Observed<K>, generation: i64, nonce: Option<&st
             )
         })?;
     let config: RunConfig = serde_json::from_str(newest.data.as_ref()?.get(CONFIG_FILE)?).ok()?;
-    let job = observed
-        .children
-        .jobs
-        .iter()
-        .find(|job| job.name_any() == newest.name_any());
-    let ranks = job
-        .and_then(|job| job.spec.as_ref())
-        .and_then(|spec| spec.completions)
-        .unwrap_or(1);
-    Some(Run::of_config(config, ranks, 0))
+    Some(Run::of_config(config, 0))
 }
 
 /// Completes a plan: conditions, events, status.

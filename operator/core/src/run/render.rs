@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use bessemer_protocol::{ExitCode, Run as RunId, RunConfig, SCHEMA_VERSION};
+use bessemer_protocol::{ExitCode, RENDEZVOUS_PORT, Run as RunId, RunConfig, SCHEMA_VERSION};
 use serde_json::{Value, json};
 
 use super::{Identity, Run, RunKind};
 use crate::action::owner;
 use crate::kind::Kind;
 use crate::label;
-use crate::pod::{self, CONFIG_DIR, Container, TEMPLATE_VERSION, put};
+use crate::pod::{self, CONFIG_DIR, Container, Ranks, TEMPLATE_VERSION, put};
 use crate::settings::Settings;
 
 /// Key of the run configuration in the ConfigMap.
@@ -89,7 +89,7 @@ pub fn render<K: RunKind>(
         })),
         "data": {CONFIG_FILE: serde_json::to_string(&config).unwrap_or_default()},
     });
-    let several = run.ranks > 1;
+    let several = run.pods() > 1;
     let span = label::short_hash(&["span", &uid, &identity.short, &attempt.to_string()], 16);
     let container = Container {
         role: "worker",
@@ -110,13 +110,17 @@ pub fn render<K: RunKind>(
         serves: false,
         runs_once: true,
         grace_seconds: 120,
-        subdomain: several.then(|| name.clone()),
+        ranks: several.then(|| Ranks {
+            subdomain: name.clone(),
+            // An Indexed Job names its pods' hosts by their index.
+            first: format!("{name}-0.{name}.{}.svc:{RENDEZVOUS_PORT}", key.namespace),
+        }),
         defaults: settings.pod_defaults.clone(),
     };
     let template = pod::template(&container, policy, &labels);
     let template_hash = label::short_hash(&[&template.to_string()], 16);
     let mut spec = json!({
-        "completionMode": "Indexed", "completions": run.ranks, "parallelism": run.ranks,
+        "completionMode": "Indexed", "completions": run.pods(), "parallelism": run.pods(),
         "backoffLimit": 0, "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": failure_rules(several)},
         "template": template,

@@ -34,6 +34,7 @@ fn present(field: &str) -> Value {
         "erasures" => json!(["x"]),
         "model.attentionWindow" => json!(128),
         "model.mixtureOfExperts" => json!({"experts": 8, "active": 2}),
+        "workers.minReplicas" | "workers.maxReplicas" => json!(1),
         "budget" => json!({"maxGpuHours": 1.0}),
         "rewardModel" => json!({}),
         "ppo" => json!({"rewardModelRef": {"name": "x"}}),
@@ -227,6 +228,36 @@ fn each_reason_has_its_case() {
             ],
             "InvalidSpec",
             "microBatch",
+            stuck,
+        ),
+        (
+            vec![
+                text(),
+                (
+                    PretrainJob,
+                    "base",
+                    with(pretrain(&["text"]), "parallelism", json!({"data": 3})),
+                ),
+            ],
+            "InvalidSpec",
+            "spec.parallelism.data (3) must divide the 16 sequences of a batch",
+            stuck,
+        ),
+        (
+            vec![
+                text(),
+                (
+                    PretrainJob,
+                    "base",
+                    with(
+                        with(pretrain(&["text"]), "parallelism", json!({"data": 2})),
+                        "training.microBatch",
+                        json!(16),
+                    ),
+                ),
+            ],
+            "InvalidSpec",
+            "spec.training.microBatch (16) must divide the 8 sequences of each rank's share",
             stuck,
         ),
         (

@@ -1,5 +1,7 @@
 //! The bytes of plans: what each kind asks for, reviewed as text.
 
+use std::collections::BTreeSet;
+
 use bessemer_api::Kind as KindName;
 use serde_json::{Value, json};
 
@@ -145,24 +147,33 @@ fn every_pod_is_restricted() {
 /// Several ranks: names by a headless Service, and a disruption of one fails the Job, since the others would wait for it.
 #[test]
 fn several_ranks_fail_together() {
-    let mut cluster = Cluster::new();
-    cluster.apply(KindName::Dataset, "text", dataset("Pretraining"));
-    let at = key(KindName::Dataset, "text");
-    let object: bessemer_api::Dataset = crate::cluster::read(&cluster.objects[&at]);
-    let observed = bessemer_core::observe(
-        &object,
-        &cluster,
-        bessemer_core::Facts::default(),
-        cluster.time(),
-    );
-    let run = <bessemer_api::Dataset as bessemer_core::Kind>::resolve(&observed, &cluster.settings)
-        .unwrap();
+    let mut keys = BTreeSet::new();
     for ranks in [1, 4] {
-        let run = bessemer_core::run::Run {
-            ranks,
-            ..run.clone()
-        };
+        let mut cluster = Cluster::new();
+        cluster.apply(KindName::Dataset, "text", dataset("Pretraining"));
+        cluster.settle();
+        let mut spec = pretrain(&["text"]);
+        spec["parallelism"] = json!({"data": ranks});
+        spec["workers"] = json!({"replicas": ranks});
+        cluster.apply(KindName::PretrainJob, "base", spec);
+        let object: bessemer_api::PretrainJob =
+            crate::cluster::read(&cluster.objects[&key(KindName::PretrainJob, "base")]);
+        let observed = bessemer_core::observe(
+            &object,
+            &cluster,
+            bessemer_core::Facts::default(),
+            cluster.time(),
+        );
+        let run = <bessemer_api::PretrainJob as bessemer_core::Kind>::resolve(
+            &observed,
+            &cluster.settings,
+        )
+        .unwrap();
         let identity = bessemer_core::run::Identity::new(run.run_key().unwrap(), None);
+        assert!(
+            keys.insert(identity.run_key.clone()),
+            "ranks are part of a run's identity"
+        );
         let rendered =
             bessemer_core::run::render(&object, &run, &identity, 0, 0, &cluster.settings);
         let rules = rendered.job["spec"]["podFailurePolicy"]["rules"]
@@ -181,6 +192,7 @@ fn several_ranks_fail_together() {
                 ),
                 (Some("None"), subdomain)
             );
+            insta::assert_snapshot!(show(&[service, rendered.job]));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Environment and arguments of containers: owns `valueFrom`, `$(VAR)` and mount paths.
+//! Environment and arguments of containers: owns `valueFrom`, `$(VAR)`, mount paths and the names of a pod's peers.
 //! It must not touch files.
 
 use std::collections::BTreeMap;
@@ -172,7 +172,7 @@ pub fn build(
     }
     Ok(all
         .into_iter()
-        .map(|(name, value)| (name, mounts.rewrite(&value)))
+        .map(|(name, value)| (name, shared.addresses.resolve(pod, mounts.rewrite(&value))))
         .collect())
 }
 

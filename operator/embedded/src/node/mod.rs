@@ -3,7 +3,8 @@
 //!
 //! Differences to a kubelet, all because pods are plain processes: no images are pulled (an
 //! image names a directory of binaries), each pod has a loopback address 127.64.x.y instead
-//! of a network namespace, mounts are directories whose paths replace the mount paths in
+//! of a network namespace, which stands in environment values in place of the host name that a
+//! headless Service gives a pod, mounts are directories whose paths replace the mount paths in
 //! arguments and environment values, and a pod's processes die with the agent; after an
 //! agent's crash a pod that may not restart fails with condition DisruptionTarget. Exec
 //! probes, lifecycle hooks, init containers and persistent volumes are refused by an event.

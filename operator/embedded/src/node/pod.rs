@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::container::{Exit, Process};
 use super::probe::Finding;
 use super::status::{Facts, Known, Phase};
-use super::{Shared, log, memory, volume};
+use super::{Shared, address, log, memory, volume};
 use crate::clock::Clock;
 
 /// Longest time that stopping containers get when the agent itself stops.
@@ -68,7 +68,8 @@ pub async fn run(shared: &Shared, pod: Arc<Pod>, mut updates: watch::Receiver<Op
     let uid = pod.uid().unwrap_or_default();
     let directory = shared.config.directory.join("pods").join(&uid);
     let (news_tx, mut news) = mpsc::unbounded_channel();
-    let ip = shared.addresses.take(&uid);
+    let address = address::key(&pod);
+    let ip = shared.addresses.take(&address);
     let mut life = Life {
         shared,
         known: waiting(&pod),
@@ -100,7 +101,7 @@ pub async fn run(shared: &Shared, pod: Arc<Pod>, mut updates: watch::Receiver<Op
         return;
     }
     life.end(&mut updates).await;
-    shared.addresses.give(&uid);
+    shared.addresses.give(&address);
 }
 
 fn waiting(pod: &Pod) -> Vec<Known> {

@@ -26,6 +26,9 @@ pub struct TrainTask {
     pub deterministic: bool,
     /// Threads; part of the result's identity, since sums depend on it.
     pub threads: u32,
+    /// Processes that divide every batch; part of the result's identity, since sums depend on it.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub ranks: u32,
     /// Checkpoints.
     pub checkpoint: CheckpointPolicy,
 }
@@ -58,8 +61,21 @@ pub struct TuneTask {
     pub deterministic: bool,
     /// Threads.
     pub threads: u32,
+    /// Processes that divide every batch.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub ranks: u32,
     /// Checkpoints.
     pub checkpoint: CheckpointPolicy,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A run of one process is named as it was before there were several.
+#[allow(clippy::trivially_copy_pass_by_ref)] // reason: serde gives a reference
+fn is_one(ranks: &u32) -> bool {
+    *ranks == 1
 }
 
 /// Weight of one dataset.
@@ -122,7 +138,7 @@ pub struct ModelShape {
 pub struct Batch {
     /// Sequences per optimizer step (global batch).
     pub sequences: u32,
-    /// Sequences per forward pass; divides `sequences`.
+    /// Sequences per forward pass; divides each rank's share of `sequences`.
     pub micro_batch: u32,
     /// Tokens per sequence.
     pub sequence_length: u32,

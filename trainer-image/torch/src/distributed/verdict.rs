@@ -107,11 +107,11 @@ pub(super) fn find(store: &Arc<Store>, rank: usize, peers: &Peers) -> String {
     match given.recv_timeout(PATIENCE) {
         Ok(Ok(verdict)) => {
             if rank == 0 {
-                linger(store, peers);
+                linger(store, peers, &verdict);
             }
             verdict
         }
-        Ok(Err(_)) | Err(_) => lost(&[(0, store.address().to_owned())]),
+        Ok(Err(_)) | Err(_) => lost(0, store.address()),
     }
 }
 
@@ -119,7 +119,7 @@ pub(super) fn find(store: &Arc<Store>, rank: usize, peers: &Peers) -> String {
 pub(super) fn leave(store: &Store, rank: usize, peers: &Peers, reason: &str) -> Result<(), Error> {
     store.first(VERDICT, format!("rank {rank} ended: {reason}").as_bytes())?;
     if rank == 0 {
-        linger(store, peers);
+        linger(store, peers, "");
     }
     Ok(())
 }
@@ -148,10 +148,10 @@ fn inquire(store: &Store, peers: &Peers) -> Result<String, Error> {
             }
         }
     }
-    let found: Vec<(usize, String)> = peers
+    let found: Vec<String> = peers
         .iter()
         .filter(|(peer, _)| still.contains_key(peer))
-        .map(|(&peer, address)| (peer, address.clone()))
+        .map(|(&peer, address)| lost(peer, address))
         .collect();
     let verdict = if found.is_empty() {
         let at: Vec<String> = places
@@ -163,26 +163,25 @@ fn inquire(store: &Store, peers: &Peers) -> Result<String, Error> {
             .collect();
         format!("no rank is lost; {}", at.join(", "))
     } else {
-        lost(&found)
+        found.join(", ")
     };
     let agreed = store.first(VERDICT, verdict.as_bytes())?;
     Ok(String::from_utf8_lossy(&agreed).into_owned())
 }
 
-fn lost(ranks: &[(usize, String)]) -> String {
-    let all: Vec<String> = ranks
-        .iter()
-        .map(|(rank, address)| format!("rank {rank} at {address} is lost"))
-        .collect();
-    all.join(", ")
+fn lost(rank: usize, address: &str) -> String {
+    format!("rank {rank} at {address} is lost")
 }
 
 /// Serves the store until every living rank has heard the verdict, so that nobody takes rank 0 for the lost one.
-fn linger(store: &Store, peers: &Peers) {
+fn linger(store: &Store, peers: &Peers, verdict: &str) {
     let deadline = Instant::now() + STILL;
-    for &peer in peers.keys() {
+    let living = peers
+        .iter()
+        .filter(|(peer, address)| !verdict.contains(&lost(**peer, address)));
+    for (&peer, _) in living {
         let left = deadline.saturating_duration_since(Instant::now());
-        // A lost rank never hears it.
+        // One that was lost since never hears it.
         let _ = store.wait(&heard(peer), left.max(Duration::from_millis(1)));
     }
 }

@@ -149,7 +149,14 @@ fn bits(model: &Model) -> Vec<(String, Vec<u32>)> {
 }
 
 fn train(model: &Model, settings: &Settings, root: &Path, watch: &mut Watch) -> Result<End, Error> {
-    run(model, &mut Counting, settings, root, watch)
+    run(
+        model,
+        &mut Counting,
+        settings,
+        root,
+        &mut Ranks::alone(),
+        watch,
+    )
 }
 
 #[test]
@@ -278,6 +285,7 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint() {
         &mut Poisoned(&model),
         &settings(11),
         root.path(),
+        &mut Ranks::alone(),
         &mut Watch::default(),
     )
     .unwrap_err();

@@ -31,10 +31,10 @@ pub async fn run(
         job.reporter.stage(Stage::Evaluating, WORK.0);
         let results = bessemer_evaluate::evaluate(&task, &inputs, &output, &mut Watch(&job))?;
         let statistics = Map::from_iter([("results".to_owned(), json!(results))]);
-        Ok(Made {
+        Ok(Some(Made {
             directory: output,
             statistics,
-        })
+        }))
     })
     .await
 }

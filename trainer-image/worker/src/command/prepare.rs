@@ -27,7 +27,7 @@ pub async fn run(
     job::run(config, environment, stop, move |job| prepare(&task, &job)).await
 }
 
-fn prepare(task: &PrepareTask, job: &Job) -> Result<Made, Failure> {
+fn prepare(task: &PrepareTask, job: &Job) -> Result<Option<Made>, Failure> {
     let mut sources = Vec::new();
     for (index, source) in task.sources.iter().enumerate() {
         let root = match source.uri.strip_prefix("file://") {
@@ -52,10 +52,10 @@ fn prepare(task: &PrepareTask, job: &Job) -> Result<Made, Failure> {
         Ok(Value::Object(statistics)) => statistics,
         _ => serde_json::Map::new(),
     };
-    Ok(Made {
+    Ok(Some(Made {
         directory: prepared.directory,
         statistics,
-    })
+    }))
 }
 
 fn named(mut failure: Failure, index: usize) -> Failure {

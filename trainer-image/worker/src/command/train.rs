@@ -1,14 +1,12 @@
 //! Owns the command `train`: hands datasets to bessemer-train and its checkpoints to the store.
 
+use bessemer_protocol::RunConfig;
 use bessemer_protocol::task::TrainTask;
-use bessemer_protocol::{InputRole, RunConfig};
-use bessemer_train::Inputs;
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::job::{self, Watch};
-use crate::storage;
+use crate::job;
 
 pub async fn run(
     task: TrainTask,
@@ -17,14 +15,14 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     job::run(config, environment, stop, move |job| {
-        let inputs = Inputs {
-            datasets: storage::datasets(&job.inputs),
-            model: storage::only(&job.inputs, InputRole::Model),
-        };
-        let work = job.work.clone();
-        let tokens = u64::from(task.batch.sequences) * u64::from(task.batch.sequence_length);
-        let mut watch = Watch::resume(job, task.checkpoint, tokens)?;
-        Watch::end(bessemer_train::pretrain(&task, &inputs, &work, &mut watch)?)
+        job::train(
+            job,
+            task.batch,
+            task.checkpoint,
+            |inputs, work, ranks, watch| {
+                bessemer_train::pretrain(&task, inputs, work, ranks, watch)
+            },
+        )
     })
     .await
 }

@@ -3,17 +3,72 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bessemer_protocol::task::CheckpointPolicy;
-use bessemer_protocol::{CheckpointReport, Stage};
-use bessemer_train::{Finished, Observer, Outcome, Progress};
+use bessemer_protocol::task::{Batch, CheckpointPolicy};
+use bessemer_protocol::{CheckpointReport, InputRole, Stage};
+use bessemer_torch::distributed::{Group, Membership};
+use bessemer_train::{Finished, Inputs, Observer, Outcome, Progress, Ranks};
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
 use crate::failure::Failure;
 use crate::job::{Job, Made, WORK};
+use crate::storage;
 
 /// Directory of a run's checkpoints below its work directory; the same as bessemer-train's.
 const CHECKPOINTS: &str = "checkpoints";
+
+/// Longest wait for the other ranks: their nodes may have to fetch the image and the inputs first.
+const PATIENCE: Duration = Duration::from_secs(1800);
+/// Longest wait within one step: the first rank may be uploading a large checkpoint.
+const TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// Trains by `work` as one of the task's ranks. The first gets the newest checkpoint and makes the result.
+///
+/// # Errors
+/// Why there is no result; the other ranks are told.
+pub fn train(
+    job: Job,
+    batch: Batch,
+    policy: CheckpointPolicy,
+    work: impl FnOnce(&Inputs, &Path, &mut Ranks, &mut Watch) -> Result<Outcome, bessemer_train::Error>,
+) -> Result<Option<Made>, Failure> {
+    let inputs = Inputs {
+        datasets: storage::datasets(&job.inputs),
+        model: storage::only(&job.inputs, InputRole::Model),
+    };
+    let directory = job.work.clone();
+    let mut ranks = join(&job)?;
+    let tokens =
+        u64::from(batch.sequences) * u64::from(batch.sequence_length) / ranks.count() as u64;
+    let outcome = Watch::resume(job, policy, tokens)
+        .and_then(|mut watch| Ok(work(&inputs, &directory, &mut ranks, &mut watch)?))
+        .inspect_err(|failure| ranks.leave(&failure.termination.message))?;
+    Watch::end(outcome)
+}
+
+fn join(job: &Job) -> Result<Ranks, Failure> {
+    let place = &job.place;
+    if place.size == 1 {
+        return Ok(Ranks::alone());
+    }
+    let membership = Membership {
+        rank: place.rank,
+        size: place.size,
+        rendezvous: place.rendezvous.clone(),
+        own: place.own,
+        patience: PATIENCE,
+        timeout: TIMEOUT,
+    };
+    tracing::info!(
+        rank = place.rank,
+        of = place.size,
+        at = place.rendezvous,
+        "meeting the other ranks"
+    );
+    let group = Group::join(&membership, &|| job.stop.is_cancelled())
+        .map_err(bessemer_train::Error::from)?;
+    Ok(Ranks::of(group))
+}
 
 /// Listens to a training for a job.
 #[derive(Debug)]
@@ -26,18 +81,16 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Brings the newest checkpoint to where the training looks for it, and listens.
+    /// Brings the newest checkpoint to where the first rank's training looks for it, and listens.
     ///
     /// # Errors
     /// When the store cannot be asked, or has only damaged checkpoints.
-    pub fn resume(
-        job: Job,
-        policy: CheckpointPolicy,
-        tokens_per_step: u64,
-    ) -> Result<Self, Failure> {
+    fn resume(job: Job, policy: CheckpointPolicy, tokens_per_step: u64) -> Result<Self, Failure> {
         let handle = Handle::current();
         let root = job.work.join(CHECKPOINTS);
-        if let Some((step, directory)) = handle.block_on(job.storage.latest_checkpoint())? {
+        if job.place.rank == 0
+            && let Some((step, directory)) = handle.block_on(job.storage.latest_checkpoint())?
+        {
             let target = root.join(format!("{step:010}"));
             if !target.exists() {
                 copy(&directory, &target).map_err(|error| Failure::system(&error))?;
@@ -54,16 +107,17 @@ impl Watch {
         })
     }
 
-    /// The directory and the statistics of a finished model.
+    /// The directory and the statistics of a finished model, on the rank that has it.
     ///
     /// # Errors
     /// When the training was interrupted.
-    pub fn end(outcome: Outcome) -> Result<Made, Failure> {
+    fn end(outcome: Outcome) -> Result<Option<Made>, Failure> {
         match outcome {
             Outcome::Interrupted { step } => Err(Failure::interrupted(format!(
                 "a checkpoint of step {step} is kept"
             ))),
-            Outcome::Finished(finished) => Ok(made(finished)),
+            Outcome::Finished(finished) => Ok(Some(made(finished))),
+            Outcome::Contributed => Ok(None),
         }
     }
 }

@@ -27,6 +27,8 @@ fn environment(url: Option<String>, token: Option<PathBuf>) -> Environment {
         token_file: token,
         keys: None,
         pod_ip: None,
+        rank: None,
+        rendezvous: None,
         otlp_endpoint: None,
         traceparent: None,
         image: None,

@@ -10,6 +10,7 @@
 
 mod fault;
 mod kill;
+mod ranks;
 mod run;
 mod serve;
 mod store;

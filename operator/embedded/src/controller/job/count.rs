@@ -37,8 +37,8 @@ pub struct Tally {
     pub policy_failure: Option<String>,
     /// Finalizers to remove now that their pods are in the status.
     pub released: Vec<Action>,
-    /// Names of all pods, for names that were not used yet.
-    pub names: BTreeSet<String>,
+    /// Index and name of all pods, for names that were not used yet; -1 for those without an index.
+    pub names: BTreeSet<(i32, String)>,
     indexed: bool,
     ready: i32,
     terminating: i32,
@@ -73,7 +73,6 @@ impl Tally {
         let recorded = tally.completed.clone();
         let mut tracked = BTreeSet::new();
         for pod in pods {
-            tally.names.insert(pod.name_any());
             let uid = pod.uid().unwrap_or_default();
             let phase = pod
                 .status
@@ -81,6 +80,7 @@ impl Tally {
                 .and_then(|s| s.phase.as_deref())
                 .unwrap_or("Pending");
             let index = index(pod);
+            tally.names.insert((index.unwrap_or(-1), pod.name_any()));
             let held = pod.finalizers().iter().any(|f| f == TRACKING);
             if held {
                 tracked.insert(uid.clone());

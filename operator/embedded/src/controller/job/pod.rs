@@ -9,8 +9,9 @@ use kube::{Resource, ResourceExt};
 use super::count::{INDEX, TRACKING, Tally};
 use crate::controller::action::{child_name, short_hash};
 
-/// The pod for `index` (-1: the Job is not indexed). The name follows from what is known, so
-/// the same decision taken twice from a stale cache makes one pod.
+/// The pod for `index` (-1: the Job is not indexed). The name follows from what is known of this
+/// index, so the same decision taken twice from a stale cache makes one pod, even when the cache has
+/// seen the pods of other indexes in between.
 pub fn build(job: &Job, spec: &JobSpec, index: i32, tally: &Tally) -> Pod {
     let uid = job.uid().unwrap_or_default();
     let stem = if index >= 0 {
@@ -18,7 +19,8 @@ pub fn build(job: &Job, spec: &JobSpec, index: i32, tally: &Tally) -> Pod {
     } else {
         job.name_any()
     };
-    let known: Vec<&str> = tally.names.iter().map(String::as_str).collect();
+    let known = tally.names.iter().filter(|(of, _)| *of == index);
+    let known: Vec<&str> = known.map(|(_, name)| name.as_str()).collect();
     let known = known.join(",");
     let mut suffix = short_hash(&[&uid, &index.to_string(), &tally.failed.to_string(), &known]);
     suffix.truncate(5);

@@ -162,6 +162,11 @@ fn a_stale_cache_makes_no_second_pod() {
     };
     let first = names(world.plan());
     assert_eq!(first, names(world.plan()));
+    // The cache has seen one of them: the others are made under the same names.
+    let one = world.plan().actions.into_iter();
+    let one = one.filter(|action| matches!(action, Action::Create(..)));
+    one.take(1).for_each(|action| world.apply(action));
+    assert_eq!(first[1..], names(world.plan()));
     world.settle(0);
     assert_eq!(world.pods.len(), 3);
     assert_eq!(first.len(), 3);
