@@ -16,5 +16,6 @@ mod kill;
 mod plane;
 mod process;
 mod promotion;
+mod ranks;
 mod source;
 mod trace;
