@@ -166,7 +166,8 @@ fn disturb(plane: &Plane, victim: Victim, span: u64, random: &mut ChaCha8Rng) ->
 /// Kills one process that does one of `commands`, `pause` milliseconds after the first is seen.
 fn one(plane: &Plane, commands: &[&str], pause: u64) -> String {
     let find = || plane.processes().into_iter().find(|p| p.does(commands));
-    until(Duration::from_secs(60), find).unwrap_or_else(|| panic!("no {commands:?} ran"));
+    // As long as `Plane::apply` waits: a server comes last.
+    until(Duration::from_secs(900), find).unwrap_or_else(|| panic!("no {commands:?} ran"));
     std::thread::sleep(Duration::from_millis(pause));
     // It may have ended since; another one, or nothing, is as good a case.
     match find() {

@@ -33,6 +33,10 @@ pub struct UpOptions {
 /// Starts the daemon in the background and waits until it answers.
 pub async fn up(place: &Place, options: &UpOptions) -> Result<(), Error> {
     std::fs::create_dir_all(place.root()).map_err(Error::file(place.root()))?;
+    let asked = Instant::now();
+    while place.is_ending() && asked.elapsed() < START {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     if place.is_running() {
         return Err(Error::AlreadyRunning(place.root().into()));
     }
@@ -112,12 +116,8 @@ pub fn down(place: &Place) -> Result<(), Error> {
     };
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     let started = Instant::now();
-    // The lock is let go a moment before the process ends; one that nobody waited for has an empty command line.
-    let ended = || {
-        let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
-        line.map_or(true, |line| line.is_empty())
-    };
-    while place.is_running() || !ended() {
+    // The lock is let go a moment before the process ends.
+    while place.is_running() || !place::has_ended(pid) {
         if started.elapsed() > Duration::from_secs(150) {
             // Workers had their grace; what is left is killed, and found again by the next `up`.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);

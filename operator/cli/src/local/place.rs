@@ -121,6 +121,17 @@ impl Place {
         )
     }
 
+    /// Whether the daemon that last held the directory is being ended: it answers nobody, but its lock and its ports are
+    /// its own until its last thread is gone.
+    pub fn is_ending(&self) -> bool {
+        let commandless = |pid: Pid| {
+            let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+            line.is_ok_and(|line| line.is_empty())
+        };
+        self.pid()
+            .is_some_and(|pid| commandless(pid) && !has_ended(pid))
+    }
+
     /// Keys of the object store, made on first use.
     pub fn credentials(&self) -> Result<Credentials, Error> {
         let path = self.root.join("credentials");
@@ -194,6 +205,17 @@ impl Place {
     }
 }
 
+/// Whether a process has let go of all it held: it is gone, or waits to be reaped.
+pub fn has_ended(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+    let gone = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        state.is_empty() || state.starts_with(['Z', 'X'])
+    };
+    threads.map_or(true, |threads| threads.flatten().all(gone))
+}
+
 /// Writes a file that only its owner reads.
 fn private(path: &Path, text: &str) -> Result<(), Error> {
     use std::io::Write;
@@ -211,6 +233,26 @@ fn private(path: &Path, text: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_has_ended_once_only_its_reaping_is_left() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().try_into().unwrap()).unwrap();
+        assert!(!has_ended(pid));
+        drop(child.stdin.take());
+        while !has_ended(pid) {
+            std::thread::yield_now();
+        }
+        assert!(
+            Path::new(&format!("/proc/{}", child.id())).exists(),
+            "not reaped yet"
+        );
+        child.wait().unwrap();
+        assert!(has_ended(pid));
+    }
 
     #[test]
     fn a_directory_has_one_holder_and_its_ports_and_keys_stay() {
