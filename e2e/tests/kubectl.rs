@@ -151,6 +151,7 @@ async fn plain_kubectl_works() {
     let checked = tokio::task::spawn_blocking(move || {
         client_side_apply(&session);
         server_side_apply(&session);
+        creating(&session);
         reading(&session);
         custom_resources(&session);
         watching_and_logs(&session);
@@ -224,6 +225,41 @@ fn server_side_apply(session: &Session) {
         !output.status.success() && text.contains(".spec.replicas"),
         "{text}"
     );
+}
+
+/// What newer kubectl sends as protobuf and older as JSON.
+fn creating(session: &Session) {
+    for arguments in [
+        "namespace made",
+        "configmap made --from-literal=a=1",
+        "secret generic made --from-literal=key=value",
+        "serviceaccount made",
+        "job made --image=example.com/i:1 -- run it",
+        "deployment made --image=example.com/i:1 --replicas=0 --port=80",
+    ] {
+        let words: Vec<&str> = arguments.split(' ').collect();
+        session.ok(&[&["create"], words.as_slice()].concat());
+    }
+    let shown =
+        |object: &str, path: &str| session.ok(&["get", object, "-o", &format!("jsonpath={path}")]);
+    assert_eq!(shown("namespace/made", "{.status.phase}"), "Active");
+    assert_eq!(shown("configmap/made", "{.data}"), r#"{"a":"1"}"#);
+    assert_eq!(
+        shown("secret/made", "{.data}{.type}"),
+        r#"{"key":"dmFsdWU="}Opaque"#
+    );
+    let container =
+        "{.spec.template.spec.containers[0].command}{.spec.template.spec.restartPolicy}";
+    assert_eq!(shown("job/made", container), r#"["run","it"]Never"#);
+    let ports = "{.spec.replicas}{.spec.template.spec.containers[0].ports[0].containerPort}";
+    assert_eq!(shown("deployment/made", ports), "080");
+    session.ok(&[
+        "delete",
+        "deployment/made",
+        "job/made",
+        "configmap/made",
+        "secret/made",
+    ]);
 }
 
 fn reading(session: &Session) {

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::handler::Call;
 use crate::object;
+use crate::protobuf;
 use crate::registry::Resource;
 use crate::schema::prune::{self, Unknown};
 use crate::status::{Cause, Failure};
@@ -37,13 +38,17 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Failure> {
 /// # Errors
 /// 400 for a wrong kind or, under strict field validation, unknown fields.
 pub fn decode(call: &Call, bytes: &[u8], warnings: &mut Vec<String>) -> Result<Value, Failure> {
-    if call.content_type == "application/vnd.kubernetes.protobuf" {
-        return Err(Failure::unsupported_media_type(
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
-        ));
-    }
     let resource = &call.target.resource;
-    let mut value = parse(bytes)?;
+    let mut value = if call.content_type == "application/vnd.kubernetes.protobuf" {
+        protobuf::read(bytes).map_err(|why| {
+            Failure::unsupported_media_type(format!(
+                "the body of the request was in an unknown format - accepted media types include: application/json, \
+                 application/yaml ({why})"
+            ))
+        })?
+    } else {
+        parse(bytes)?
+    };
     check_kind(resource, &mut value)?;
     tidy(call, resource, &mut value, warnings)?;
     if resource.custom {

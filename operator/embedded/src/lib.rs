@@ -22,6 +22,7 @@ pub mod object;
 pub mod objectstore;
 mod patch;
 mod pattern;
+mod protobuf;
 mod registry;
 mod request;
 mod schema;
