@@ -4,9 +4,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bessemer_core::Settings;
+use bessemer_api::Kind;
+use bessemer_core::{Settings, label};
 use bessemer_embedded::objectstore::{self, Credentials};
 use bessemer_embedded::{Api, Options, controller, node};
 use bessemer_protocol::Storage;
@@ -16,15 +17,16 @@ use bessemer_runtime::outside::{Artefacts, Live};
 use bessemer_runtime::{Parts, telemetry};
 use bessemer_store::{Layout, S3Settings, S3Store};
 use clap::Args;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ObjectMeta, Patch, PatchParams};
+use kube::api::{DynamicObject, ListParams, ObjectMeta, Patch, PatchParams};
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use super::place::{IMAGE, Place};
 use crate::error::Error;
+use crate::object::{self, State};
 
 /// Bucket of the local store.
 const BUCKET: &str = "bessemer";
@@ -114,9 +116,6 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
     let mut config = bessemer_runtime::Config::new(settings);
     config.intake = Some(Arc::new(intake));
 
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(controller::run(client.clone(), stop.clone()));
-    tasks.spawn(share_credentials(client.clone(), credentials, stop.clone()));
     let library_path = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
     let agent = node::Agent::new(
         client.clone(),
@@ -126,9 +125,15 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
             environment: vec![("LD_LIBRARY_PATH".into(), library_path)],
         },
     );
+    agent.disown().await?;
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(controller::run(client.clone(), stop.clone()));
+    tasks.spawn(share_credentials(client.clone(), credentials, stop.clone()));
     let agent_stop = CancellationToken::new();
     let agent_task = tokio::spawn(agent.run(agent_stop.clone()));
-    let operator = tokio::spawn(bessemer_runtime::run(client, config, parts, stop.clone()));
+    let operator = bessemer_runtime::run(client.clone(), config, parts, stop.clone());
+    let operator = tokio::spawn(operator);
+    told(&client).await?;
 
     std::fs::write(place.ready(), server.url()).map_err(Error::file(place.ready()))?;
     tracing::info!(url = server.url(), directory = %place.root().display(), "the local control plane runs");
@@ -150,6 +155,40 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
     store_stop.cancel();
     let _ = store.await;
     outcome
+}
+
+/// Waits until no Deployment says Ready of servers that ended with the daemon before, so that nobody reads it of them.
+async fn told(client: &Client) -> Result<(), Error> {
+    let started = Instant::now();
+    let pods: kube::Api<Pod> = kube::Api::all(client.clone());
+    let deployments: kube::Api<DynamicObject> =
+        kube::Api::all_with(client.clone(), &object::resource(Kind::Deployment));
+    while started.elapsed() < Duration::from_secs(10) {
+        let pods = pods.list(&ListParams::default()).await?;
+        let waits = |deployment: &DynamicObject| {
+            pods.iter().any(|pod| {
+                let label = |name| pod.labels().get(name).map(String::as_str);
+                label(label::KIND) == Some(Kind::Deployment.name())
+                    && label(label::NAME) == deployment.metadata.name.as_deref()
+                    && pod.namespace() == deployment.namespace()
+                    && !is_ready(pod)
+            })
+        };
+        let all = deployments.list(&ListParams::default()).await?;
+        let stale = |found: &&DynamicObject| object::state(found) == State::Ready && waits(found);
+        if all.iter().find(stale).is_none() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tracing::warn!("the operator has not looked at all Deployments yet");
+    Ok(())
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let status = pod.status.iter();
+    let mut conditions = status.flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn address(listener: &std::net::TcpListener) -> Result<SocketAddr, Error> {

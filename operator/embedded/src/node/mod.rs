@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -102,6 +102,31 @@ impl Agent {
     #[must_use]
     pub fn new(client: Client, config: Config) -> Self {
         Self { client, config }
+    }
+
+    /// Says of every pod of this node that it is not ready, because no process outlives its agent. Called before anybody
+    /// acts on what pods say.
+    ///
+    /// # Errors
+    /// What the API answers.
+    pub async fn disown(&self) -> kube::Result<()> {
+        let pods: Api<Pod> = Api::all(self.client.clone());
+        for pod in pods.list(&ListParams::default()).await? {
+            let ours = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(NODE);
+            let lost = status::lost(&pod, SystemClock.now()).filter(|_| ours);
+            let Some(lost) = lost else { continue };
+            let patch = json!({"metadata": {"uid": pod.uid()}, "status": {
+                "conditions": lost.conditions, "containerStatuses": lost.container_statuses}});
+            let namespace = pod.namespace().unwrap_or_default();
+            let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
+            api.patch_status(
+                &pod.name_any(),
+                &PatchParams::default(),
+                &Patch::Merge(patch),
+            )
+            .await?;
+        }
+        Ok(())
     }
 
     /// Ends what an earlier agent left running, registers the node, and runs pods until

@@ -149,6 +149,28 @@ pub fn build(pod: &Pod, containers: &[Known], facts: &Facts, now: Timestamp) -> 
     }
 }
 
+/// The status of a pod whose processes ended with the agent that ran them; none if it says so already, or has ended.
+pub fn lost(pod: &Pod, now: Timestamp) -> Option<PodStatus> {
+    let old = pod.status.clone()?;
+    if matches!(old.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let mut new = old.clone();
+    let conditions = new.conditions.get_or_insert_default();
+    for kind in ["Ready", "ContainersReady"] {
+        let told = conditions
+            .iter()
+            .any(|c| c.type_ == kind && c.status == "True");
+        if told {
+            set(conditions, kind, false, Some("ContainersNotReady"), now);
+        }
+    }
+    for container in new.container_statuses.iter_mut().flatten() {
+        container.ready = false;
+    }
+    (new != old).then_some(new)
+}
+
 fn is_ready(container: &Known) -> bool {
     matches!(container.phase, Phase::Running(_)) && container.started && container.ready
 }
@@ -204,4 +226,32 @@ fn set(all: &mut Vec<PodCondition>, kind: &str, value: bool, reason: Option<&str
     };
     all.retain(|c| c.type_ != kind);
     all.push(new);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ran_under_another_agent_is_not_ready_and_what_has_ended_stays() {
+        let pod = |phase: &str, ready: &str| -> Pod {
+            serde_json::from_value(serde_json::json!({"status": {"phase": phase,
+                "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": ready}],
+                "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": ready == "True",
+                    "restartCount": 3}]}}))
+            .unwrap()
+        };
+        let now = Timestamp::UNIX_EPOCH;
+        let mut running = pod("Running", "True");
+        let told = lost(&running, now).unwrap();
+        let conditions = told.conditions.clone().unwrap();
+        let shown: Vec<_> = conditions.iter().map(|c| (&*c.type_, &*c.status)).collect();
+        assert_eq!(shown, [("PodScheduled", "True"), ("Ready", "False")]);
+        let container = &told.container_statuses.as_ref().unwrap()[0];
+        assert_eq!((container.ready, container.restart_count), (false, 3));
+        running.status = Some(told);
+        assert_eq!(lost(&running, now), None, "said once");
+        assert_eq!(lost(&pod("Succeeded", "False"), now), None);
+        assert_eq!(lost(&Pod::default(), now), None);
+    }
 }
