@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use self::reading::Read;
 use crate::error::DataError;
+use crate::record;
 use crate::shard::{DESCRIPTION_FILE, Description, SHARD_TOKENS, ShardWriter, Split};
 use crate::source::LocalSource;
 use crate::spool::Spool;
@@ -27,7 +28,7 @@ pub struct Statistics {
     pub documents: u64,
     /// Bytes of text kept.
     pub bytes: u64,
-    /// Tokens of both splits.
+    /// Tokens of both splits; of records those of prompts, answers and messages, without what a chat template adds.
     pub tokens: u64,
     /// Tokens held out.
     pub validation_tokens: u64,
@@ -192,37 +193,54 @@ fn build(
         train: Vec::new(),
         validation: Vec::new(),
     };
+    let total = statistics.documents;
+    let mut done = 0;
+    let mut each = |documents: u64| {
+        done += documents;
+        control.progress(PrepareStage::Encoding, done, total);
+        if control.cancelled() {
+            Err(DataError::Cancelled)
+        } else {
+            Ok(())
+        }
+    };
+    // Tokens of the training split and of the validation split.
+    let mut tokens = [0, 0];
     if keeps_records(task.purpose) {
         write_lines(&train, &out.join("train.jsonl"), true)?;
         write_lines(&validation, &out.join("validation.jsonl"), true)?;
+        if let Some(tokenizer) = &trained {
+            for (spool, tokens) in [&train, &validation].into_iter().zip(&mut tokens) {
+                let mut count = |ids: Vec<u32>| {
+                    *tokens += ids.len() as u64;
+                    Ok(())
+                };
+                encode(tokenizer, spool, record::texts, &mut count, &mut each)?;
+            }
+        }
     } else {
         write_lines(&validation, &out.join("validation.jsonl"), false)?;
         if let (Some(tokenizer), Some(vocabulary)) = (&trained, vocabulary_size) {
-            let total = statistics.documents;
-            let mut done = 0;
+            let end = end_of_text(tokenizer)?;
             for (spool, split) in [(&train, Split::Train), (&validation, Split::Validation)] {
                 let mut writer = ShardWriter::new(out, split, vocabulary, SHARD_TOKENS);
                 description.token_bytes = writer.token_bytes();
-                encode(tokenizer, spool, &mut writer, &mut |documents| {
-                    done += documents;
-                    control.progress(PrepareStage::Encoding, done, total);
-                    if control.cancelled() {
-                        Err(DataError::Cancelled)
-                    } else {
-                        Ok(())
-                    }
-                })?;
+                let mut push = |mut ids: Vec<u32>| {
+                    ids.push(end);
+                    writer.push(&ids)
+                };
+                encode(tokenizer, spool, |text| vec![text], &mut push, &mut each)?;
                 match split {
                     Split::Train => description.train = writer.finish()?,
                     Split::Validation => description.validation = writer.finish()?,
                 }
             }
         }
+        let sum = |shards: &[crate::shard::Shard]| shards.iter().map(|shard| shard.tokens).sum();
+        tokens = [sum(&description.train), sum(&description.validation)];
     }
-    let tokens =
-        |shards: &[crate::shard::Shard]| shards.iter().map(|shard| shard.tokens).sum::<u64>();
-    statistics.validation_tokens = tokens(&description.validation);
-    statistics.tokens = tokens(&description.train) + statistics.validation_tokens;
+    statistics.validation_tokens = tokens[1];
+    statistics.tokens = tokens.iter().sum();
     let path = out.join(DESCRIPTION_FILE);
     let text = serde_json::to_string_pretty(&description)
         .map_err(|error| DataError::io(&path, error.into()))?;
@@ -255,14 +273,9 @@ fn write_lines(spool: &Spool, path: &Path, records: bool) -> Result<(), DataErro
     out.flush().map_err(|error| DataError::io(path, error))
 }
 
-/// Second pass: every document's ids and an end-of-text token into shards.
-fn encode(
-    tokenizer: &tokenizers::Tokenizer,
-    spool: &Spool,
-    writer: &mut ShardWriter,
-    each: &mut dyn FnMut(u64) -> Result<(), DataError>,
-) -> Result<(), DataError> {
-    let end = tokenizer
+/// The id that ends every document.
+fn end_of_text(tokenizer: &tokenizers::Tokenizer) -> Result<u32, DataError> {
+    tokenizer
         .token_to_id(tokenizer::END_OF_TEXT)
         .ok_or_else(|| DataError::Config {
             field: "tokenizer",
@@ -270,27 +283,34 @@ fn encode(
                 "it has no token {}; use one trained by a Dataset",
                 tokenizer::END_OF_TEXT
             ),
-        })?;
+        })
+}
+
+/// Second pass: the ids of each text of each document go to `take`; `each` is told of so many documents done.
+fn encode(
+    tokenizer: &tokenizers::Tokenizer,
+    spool: &Spool,
+    texts: impl Fn(String) -> Vec<String>,
+    take: &mut dyn FnMut(Vec<u32>) -> Result<(), DataError>,
+    each: &mut dyn FnMut(u64) -> Result<(), DataError>,
+) -> Result<(), DataError> {
     let mut encoder = tokenizer::Encoder::new(tokenizer);
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    let mut flush = |batch: &mut Vec<String>| -> Result<(), DataError> {
-        let texts = std::mem::take(batch);
-        let documents = texts.len() as u64;
-        for mut ids in encoder.encode(texts)? {
-            ids.push(end);
-            writer.push(&ids)?;
+    let (mut batch, mut bytes, mut documents) = (Vec::new(), 0, 0);
+    let mut flush = |batch: &mut Vec<String>, documents: &mut u64| -> Result<(), DataError> {
+        for ids in encoder.encode(std::mem::take(batch))? {
+            take(ids)?;
         }
-        each(documents)
+        each(std::mem::take(documents))
     };
     for text in spool.iter()? {
         let text = text?;
         bytes += text.len();
-        batch.push(text);
+        documents += 1;
+        batch.extend(texts(text));
         if bytes >= ENCODE_BYTES {
-            flush(&mut batch)?;
+            flush(&mut batch, &mut documents)?;
             bytes = 0;
         }
     }
-    flush(&mut batch)
+    flush(&mut batch, &mut documents)
 }

@@ -114,6 +114,22 @@ fn canonical(
     serde_json::to_string(&Value::Object(record)).map_err(|error| at.refuse(error.to_string()))
 }
 
+/// The texts of a record in its canonical form that are trained on: prompts, answers and the contents of messages.
+pub(crate) fn texts(record: String) -> Vec<String> {
+    let record: Map<String, Value> = serde_json::from_str(&record).unwrap_or_default();
+    let fields = ["prompt", "response", "chosen", "rejected"];
+    let own = fields.iter().filter_map(|field| record.get(*field));
+    let messages = record.get("messages").and_then(Value::as_array);
+    let contents = messages
+        .into_iter()
+        .flatten()
+        .filter_map(|message| message.get("content"));
+    own.chain(contents)
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Whether the assistant answers in a list of messages; `None` when it is none.
 fn conversation(messages: &Value) -> Option<bool> {
     let messages = messages

@@ -275,6 +275,40 @@ fn records_stay_records_and_compressed_ones_are_read() {
 }
 
 #[test]
+fn the_tokens_of_records_are_those_of_their_texts() {
+    let from = tempfile::tempdir().unwrap();
+    let lines = [
+        serde_json::json!({"prompt": "one two", "response": "three", "license": "MIT", "source": "four"}),
+        serde_json::json!({"messages": [{"role": "user", "content": "five"}, {"role": "assistant", "content": "six"}]}),
+    ];
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    std::fs::write(from.path().join("r.jsonl"), text).unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let mut task = task(Purpose::Instruction);
+    let tokens = |task: &PrepareTask| {
+        let made = prepare(task, &[local(from.path())], None, work.path(), &mut Go).unwrap();
+        (made.statistics, made.directory)
+    };
+    let (made, directory) = tokens(&task);
+    let file = directory.join("tokenizer.json");
+    let tokenizer = tokenizers::Tokenizer::from_file(file).unwrap();
+    let count = |texts: &[&str]| -> u64 {
+        let ids = texts.iter().map(|text| tokenizer.encode(*text, false));
+        ids.map(|ids| ids.unwrap().len() as u64).sum()
+    };
+    let both = [count(&["one two", "three"]), count(&["five", "six"])];
+    assert_eq!(made.tokens, both.iter().sum::<u64>());
+    assert!(
+        both.contains(&made.validation_tokens),
+        "one of the two is held out: {made:?}"
+    );
+    task.tokenizer = None;
+    let bare = tokens(&task).0;
+    assert_eq!((bare.tokens, bare.vocabulary_size), (0, None));
+    assert!(made.vocabulary_size.is_some());
+}
+
+#[test]
 fn weights_repeat_and_thin() {
     let from = corpus();
     let tokens = |weight: f64| {

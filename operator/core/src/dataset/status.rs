@@ -21,7 +21,12 @@ pub(super) fn status(object: &Dataset, common: CommonStatus, news: News<'_>) -> 
         new.version =
             Some(old.version.unwrap_or(0) + i64::from(changed)).filter(|version| *version > 0);
     }
-    let tokens = new.statistics.as_ref().map(|statistics| statistics.tokens);
+    // Without a tokenizer nothing is counted, and nothing is not 0.
+    let counted = new
+        .statistics
+        .as_ref()
+        .filter(|statistics| statistics.vocabulary_size.is_some());
+    let tokens = counted.map(|statistics| statistics.tokens);
     new.headline = Some(tokens.map_or_else(|| NONE_YET.into(), |tokens| tokens.to_string()));
     serde_json::to_value(new).unwrap_or_default()
 }

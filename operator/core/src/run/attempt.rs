@@ -19,7 +19,7 @@ pub enum Outcome {
     },
     /// No pod is running yet, for this reason.
     Starting(Reason, String),
-    /// A pod is running.
+    /// A pod is running, or has ended and the Job does not say so yet.
     Running,
     /// The Job succeeded.
     Succeeded,
@@ -137,9 +137,9 @@ fn outcome(job: &Job, pods: &[Pod]) -> Outcome {
                 .any(|pod| matches!(phase(pod), "Pending" | "Running"));
         return Outcome::Held { pods };
     }
-    if own.iter().any(|pod| phase(pod) == "Running")
-        || own.iter().any(|pod| phase(pod) == "Succeeded")
-    {
+    // A pod that has ended has run too, until the Job's controller has counted it: what began does not start again.
+    let counted = status.is_some_and(|s| s.succeeded.unwrap_or(0) + s.failed.unwrap_or(0) > 0);
+    if counted || own.iter().any(|pod| phase(pod) != "Pending") {
         return Outcome::Running;
     }
     let (reason, message) = own

@@ -86,6 +86,36 @@ fn deleted_and_applied_again_finds_the_artefact_without_a_job() {
 }
 
 #[test]
+fn what_has_run_is_not_starting_while_its_job_is_not_counted() {
+    let mut cluster = Cluster::new();
+    let text = key(KindName::Dataset, "text");
+    cluster.apply(KindName::Dataset, "text", dataset("Pretraining"));
+    for wanted in ["Starting", "Starting", "Running"] {
+        cluster.reconcile(&text);
+        assert_eq!(cluster.reason(&text), wanted);
+        cluster.step();
+    }
+    // The pod has ended, its Job has no condition yet; at last the pod is gone before its Job says so.
+    let uncounted = |cluster: &mut Cluster, kind: &str| {
+        let found = cluster.children.iter_mut().find(|((k, _), _)| k == kind);
+        found.map(|(at, value)| (at.clone(), value.take())).unwrap()
+    };
+    let (job_at, mut job) = uncounted(&mut cluster, "Job");
+    let (pod_at, mut pod) = uncounted(&mut cluster, "Pod");
+    for (phase, failed) in [("Succeeded", 0), ("Failed", 0), ("", 1)] {
+        job["status"] = json!({"active": 1, "failed": failed});
+        cluster.children.insert(job_at.clone(), job.clone());
+        pod["status"] = json!({"phase": phase});
+        cluster.children.insert(pod_at.clone(), pod.clone());
+        if phase.is_empty() {
+            cluster.children.remove(&pod_at);
+        }
+        cluster.reconcile(&text);
+        assert_eq!(cluster.reason(&text), "Running", "{phase}");
+    }
+}
+
+#[test]
 fn retriable_failures_open_the_next_attempt_until_the_limit() {
     let mut cluster = Cluster::new();
     let text = key(KindName::Dataset, "text");

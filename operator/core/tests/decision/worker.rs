@@ -147,8 +147,10 @@ impl Cluster {
         let run = &config.run.run_key;
         let digest = bessemer_core::label::hash(&[run, &self.digest_salt]);
         let statistics = match &config.task {
-            Task::Prepare(_) => {
-                json!({"documents": 1000, "bytes": 1_000_000, "tokens": 100_000, "validationTokens": 10_000})
+            Task::Prepare(task) => {
+                let size = task.tokenizer.as_ref().map(|_| 4096);
+                json!({"documents": 1000, "bytes": 1_000_000, "tokens": 100_000, "validationTokens": 10_000,
+                    "vocabularySize": size})
             }
             Task::Train(_) => {
                 json!({"parameters": 1_050_000, "losses": {"training": 2.0, "validation": 2.5}})
