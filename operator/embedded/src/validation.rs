@@ -113,7 +113,13 @@ fn custom(resource: &Resource, part: Part, value: &Value, old: Option<&Value>) -
             field: "<nil>".to_owned(),
         });
     } else {
-        causes.extend(rules.check(value, old));
+        let mut found = rules.check(value, old);
+        if part == Part::Status && !found.is_empty() {
+            // Ratcheting: what the write leaves as it was may have been let in before the rule was.
+            let known = old.map(|old| rules.check(old, Some(old)));
+            found.retain(|cause| !known.iter().flatten().any(|known| known == cause));
+        }
+        causes.extend(found);
     }
     causes
 }

@@ -87,6 +87,7 @@ pub struct Cluster {
     /// Children: addresses.
     pub services: Arc<Cache<Service>>,
     references: RwLock<References>,
+    unreadable: RwLock<BTreeMap<Key, String>>,
     touched: RwLock<Option<Touched>>,
 }
 
@@ -140,6 +141,7 @@ impl Cluster {
             deployments: Arc::new(Cache::new(controlled)),
             services: Arc::new(Cache::new(controlled)),
             references: RwLock::default(),
+            unreadable: RwLock::default(),
             touched: RwLock::default(),
         }
     }
@@ -171,6 +173,38 @@ impl Cluster {
         keys.extend(self.evaluations.all().iter().map(|o| o.key()));
         keys.extend(self.model_deployments.all().iter().map(|o| o.key()));
         keys
+    }
+
+    /// UIDs of every cached object.
+    #[must_use]
+    pub fn uids(&self) -> BTreeSet<String> {
+        fn of<K: Kind>(cache: &Cache<K>) -> impl Iterator<Item = String> {
+            let all = cache.all().into_iter();
+            all.filter_map(|object| object.meta().uid.clone())
+        }
+        of(&self.datasets)
+            .chain(of(&self.pretrain_jobs))
+            .chain(of(&self.fine_tunes))
+            .chain(of(&self.evaluations))
+            .chain(of(&self.model_deployments))
+            .collect()
+    }
+
+    /// Records why the newest copy of `key` cannot be read, or that it can; what cannot must be told.
+    pub fn readable(&self, key: Key, why: Option<String>) {
+        match why {
+            Some(why) => {
+                self.unreadable.write().insert(key.clone(), why);
+                self.touch(key);
+            }
+            None => drop(self.unreadable.write().remove(&key)),
+        }
+    }
+
+    /// Why the newest copy of `key` cannot be read, if so.
+    #[must_use]
+    pub fn unreadable(&self, key: &Key) -> Option<String> {
+        self.unreadable.read().get(key).cloned()
     }
 
     /// Kinds whose first list is not complete.

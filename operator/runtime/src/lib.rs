@@ -18,6 +18,7 @@ mod publish;
 pub mod queue;
 pub mod reconcile;
 pub mod remote;
+mod requeue;
 mod run;
 pub mod telemetry;
 pub mod watch;

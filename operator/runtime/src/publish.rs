@@ -1,12 +1,13 @@
 //! Owns telling what was found: the status, written only when it differs and not more often than needed, and Events.
 //! It must not decide what the status says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bessemer_core::{Kind, condition, label};
+use bessemer_core::{Key, Kind, condition, label, reason};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::DynamicObject;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -34,9 +35,9 @@ impl Pace {
         self.0.lock().insert(uid.to_owned(), Instant::now());
     }
 
-    /// Forgets an object that is gone.
-    pub fn forget(&self, uid: &str) {
-        self.0.lock().remove(uid);
+    /// Forgets objects other than those with `alive` UIDs.
+    pub fn retain(&self, alive: &BTreeSet<String>) {
+        self.0.lock().retain(|uid, _| alive.contains(uid));
     }
 }
 
@@ -110,13 +111,7 @@ pub async fn publish<K: Kind>(
     if !wait.is_zero() && !force && !urgent(&before, &status) {
         return Ok(Published::Later(wait));
     }
-    let key = object.key();
-    let mut body = json!({
-        "apiVersion": K::api_version(&()),
-        "kind": K::kind(&()),
-        "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid, "resourceVersion": version},
-        "status": status,
-    });
+    let mut body = applied::<K>(&object.key(), &uid, version, &status);
     if planted(Bug::LostPrecondition)
         && let Some(meta) = body.get_mut("metadata").and_then(Value::as_object_mut)
     {
@@ -127,6 +122,50 @@ pub async fn publish<K: Kind>(
         .apply_status(&body, &label::status_manager(K::KIND))
         .await?;
     pace.wrote(&uid);
+    Ok(Published::Written)
+}
+
+/// What is applied: `status` of the object `key` with `uid`, observed at `version`.
+fn applied<K: Kind>(key: &Key, uid: &str, version: &str, status: &Value) -> Value {
+    json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid, "resourceVersion": version},
+        "status": status,
+    })
+}
+
+/// Says in the status of `live`, which cannot be read because of `why`, that it waits for a person.
+///
+/// # Errors
+/// As [`publish`].
+pub async fn publish_unreadable<K: Kind>(
+    remote: &Remote,
+    key: &Key,
+    live: &DynamicObject,
+    message: &str,
+    now: Timestamp,
+) -> Result<Published, Error> {
+    let meta = &live.metadata;
+    let before = live.data.get("status").cloned().unwrap_or_default();
+    let status = refused(
+        &before,
+        reason::INVALID_SPEC.word,
+        message,
+        meta.generation.unwrap_or(0),
+        now,
+    );
+    if before == status {
+        return Ok(Published::Unchanged);
+    }
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let (uid, version) = (text(&meta.uid), text(&meta.resource_version));
+    remote
+        .apply_status(
+            &applied::<K>(key, &uid, &version, &status),
+            &label::status_manager(K::KIND),
+        )
+        .await?;
     Ok(Published::Written)
 }
 
@@ -196,5 +235,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(4)).await;
         assert_eq!(pace.wait("a"), Duration::from_secs(6));
         assert_eq!(pace.wait("b"), Duration::ZERO);
+        pace.retain(&BTreeSet::from(["b".to_owned()]));
+        assert_eq!(pace.wait("a"), Duration::ZERO);
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bessemer_core::{Answer, Facts, Key, Plan, Query, Received, Settings, label, observe};
+use bessemer_core::{Answer, Facts, Key, Plan, Query, Received, Settings, label, observe, reason};
 use k8s_openapi::api::core::v1::{ObjectReference, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource};
 use tracing::Instrument;
@@ -20,7 +21,7 @@ use crate::intake::Board;
 use crate::metric::{Controller, Metrics};
 use crate::outside::{Outside, Trouble};
 use crate::publish::{self, Pace, Published};
-use crate::remote::{self, Remote};
+use crate::remote::{self, Remote, Target};
 use crate::telemetry;
 
 /// Longest work on one object.
@@ -66,7 +67,7 @@ pub enum Outcome {
         /// When to look again without a change.
         again: Option<Duration>,
     },
-    /// Something was written: look again at once.
+    /// Something was written: look again soon.
     Changed {
         /// When to look again without a change.
         again: Option<Duration>,
@@ -125,7 +126,19 @@ impl Reconciler {
         }
     }
 
+    /// Drops what is remembered of objects that are gone.
+    pub fn forget_gone(&self) {
+        let alive = self.cluster.uids();
+        self.board.retain(&alive);
+        self.pace.retain(&alive);
+    }
+
     async fn bounded<K: Cached>(&self, key: &Key) -> (i64, Result<Outcome, Error>) {
+        if let Some(why) = self.cluster.unreadable(key) {
+            let work = self.tell_unreadable::<K>(key, &why);
+            let result = tokio::time::timeout(DEADLINE, work).await;
+            return (0, result.unwrap_or(Err(Error::Deadline)));
+        }
         let Some(object) = K::cache(&self.cluster).get(&place(key)) else {
             return (0, Ok(Outcome::Gone));
         };
@@ -394,7 +407,7 @@ impl Reconciler {
                 };
                 tracing::info!(reason = note.reason, message = note.text, "transition");
                 self.recorder
-                    .record(&reference(object), &note, self.clock.now())
+                    .record(&reference::<K>(object.meta()), &note, self.clock.now())
                     .await;
             }
         }
@@ -431,15 +444,39 @@ impl Reconciler {
         let published =
             publish::publish(&self.remote, &self.pace, base, &version, &status, false).await;
         if published.map_err(Error::Publish)? == Published::Written {
-            let note = Note {
-                warning: true,
-                reason: error.category().into(),
-                action: "Reconcile",
-                text: message,
-            };
-            self.recorder.record(&reference(base), &note, now).await;
+            self.warn::<K>(base.meta(), error.category(), message).await;
         }
         Ok(())
+    }
+
+    /// What cannot be read is shown where people look; what belongs to it is left alone.
+    async fn tell_unreadable<K: Cached>(&self, key: &Key, why: &str) -> Result<Outcome, Error> {
+        let target = Target::ours(key.kind, &key.namespace, &key.name);
+        let live = self.remote.look(&target).await.map_err(Error::Publish)?;
+        let Some(live) = live else {
+            self.cluster.readable(key.clone(), None);
+            return Ok(Outcome::Gone);
+        };
+        let reason = reason::INVALID_SPEC;
+        let message = format!("the object cannot be read: {why}. {}", reason.next);
+        let (remote, now) = (&self.remote, self.clock.now());
+        let published = publish::publish_unreadable::<K>(remote, key, &live, &message, now).await;
+        if published.map_err(Error::Publish)? == Published::Written {
+            self.warn::<K>(&live.metadata, reason.word, message).await;
+        }
+        Ok(Outcome::Settled { again: None })
+    }
+
+    async fn warn<K: Cached>(&self, meta: &ObjectMeta, reason: &str, text: String) {
+        let note = Note {
+            warning: true,
+            reason: reason.into(),
+            action: "Reconcile",
+            text,
+        };
+        self.recorder
+            .record(&reference::<K>(meta), &note, self.clock.now())
+            .await;
     }
 }
 
@@ -455,8 +492,7 @@ pub const fn controller(key: &Key) -> &'static str {
     }
 }
 
-fn reference<K: Cached>(object: &K) -> ObjectReference {
-    let meta = object.meta();
+fn reference<K: Cached>(meta: &ObjectMeta) -> ObjectReference {
     ObjectReference {
         api_version: Some(K::api_version(&()).into_owned()),
         kind: Some(K::kind(&()).into_owned()),
@@ -467,3 +503,6 @@ fn reference<K: Cached>(object: &K) -> ObjectReference {
         ..ObjectReference::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -279,13 +279,21 @@ impl Remote {
         }
     }
 
+    /// The object as the server has it now.
+    ///
+    /// # Errors
+    /// Trouble on the way.
+    pub async fn look(&self, target: &Target) -> Result<Option<DynamicObject>, Error> {
+        let api = self.api(target)?;
+        self.call(target, api.get_opt(&target.name)).await
+    }
+
     /// The object as the server has it now; the caches learn it too.
     ///
     /// # Errors
     /// Trouble on the way.
     pub async fn live(&self, target: &Target) -> Result<Option<DynamicObject>, Error> {
-        let api = self.api(target)?;
-        let found = self.call(target, api.get_opt(&target.name)).await?;
+        let found = self.look(target).await?;
         match &found {
             Some(object) => self.keep(target, object.clone()),
             None => self.cluster.gone(

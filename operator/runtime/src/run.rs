@@ -14,8 +14,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::{Failures, Policy};
-use crate::bug::{Bug, planted};
 use crate::cache::{Cache, Place};
 use crate::clock::{Clock, Random};
 use crate::cluster::{Cluster, Kept};
@@ -27,8 +25,9 @@ use crate::metric::{self, Metrics};
 use crate::outside::Outside;
 use crate::publish::Pace;
 use crate::queue::Queue;
-use crate::reconcile::{self, Outcome, Reconciler};
+use crate::reconcile::{self, Reconciler};
 use crate::remote::Remote;
+use crate::requeue::Requeue;
 use crate::watch::{Change, Pulse, Watch};
 
 /// What the installer decided about the operator itself.
@@ -248,15 +247,18 @@ pub async fn run(
         metrics: parts.metrics.clone(),
         namespaces: config.namespaces.clone(),
     });
-    let failures = Arc::new(Failures::new(Policy::OBJECT, parts.random.clone()));
+    tasks.spawn(forget(reconciler.clone(), config.resync));
+    let requeue = Arc::new(Requeue::new(
+        queue.clone(),
+        parts.random.clone(),
+        config.resync,
+    ));
     let mut workers = JoinSet::new();
     for _ in 0..config.concurrency.max(1) {
         let worker = Work {
             queue: queue.clone(),
             reconciler: reconciler.clone(),
-            failures: failures.clone(),
-            random: parts.random.clone(),
-            resync: config.resync,
+            requeue: requeue.clone(),
         };
         workers.spawn(worker.run());
     }
@@ -288,12 +290,18 @@ pub async fn run(
     }
 }
 
+/// Drops, now and then, what is remembered of objects that are gone.
+async fn forget(reconciler: Arc<Reconciler>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        reconciler.forget_gone();
+    }
+}
+
 struct Work {
     queue: Arc<Queue<Key>>,
     reconciler: Arc<Reconciler>,
-    failures: Arc<Failures<Key>>,
-    random: Random,
-    resync: Duration,
+    requeue: Arc<Requeue>,
 }
 
 impl Work {
@@ -318,67 +326,13 @@ impl Work {
                 .work_seconds
                 .get_or_create(&name)
                 .observe(start.elapsed().as_secs_f64());
-            let word = self.settle(&key, generation, result);
+            let word = self.requeue.settle(&key, generation, result);
             metrics.reconciled(controller, word, start.elapsed());
             if word == "error" {
                 metrics.errors.get_or_create(&label).inc();
                 metrics.queue_retries.get_or_create(&name).inc();
             }
             self.queue.done(&key);
-        }
-    }
-
-    /// Decides when the object comes back; returns the result's word for metrics.
-    fn settle(
-        &self,
-        key: &Key,
-        generation: i64,
-        result: Result<Outcome, reconcile::Error>,
-    ) -> &'static str {
-        let resync = self.random.jitter(self.resync, 0.2);
-        let result = match result {
-            Ok(Outcome::Settled { .. } | Outcome::Changed { .. })
-                if planted(Bug::MissedRequeue) =>
-            {
-                Ok(Outcome::Settled { again: None })
-            }
-            result => result,
-        };
-        match result {
-            Ok(Outcome::Gone) => {
-                self.failures.reset(key);
-                "success"
-            }
-            Ok(Outcome::Settled { again }) => {
-                self.failures.reset(key);
-                self.queue
-                    .add_after(key.clone(), again.map_or(resync, |again| again.min(resync)));
-                if again.is_some() {
-                    "requeue_after"
-                } else {
-                    "success"
-                }
-            }
-            Ok(Outcome::Changed { again }) => {
-                self.failures.reset(key);
-                self.queue
-                    .add_after(key.clone(), again.map_or(resync, |again| again.min(resync)));
-                self.queue.add(key.clone());
-                "requeue"
-            }
-            Err(error) => {
-                let delay = self.failures.failed(key, generation);
-                if error.is_stale() {
-                    tracing::debug!(object = %key, %error, "snapshot was stale");
-                } else {
-                    let (category, retry) = (error.category(), delay.as_millis());
-                    tracing::warn!(object = %key, namespace = key.namespace, category, %error, retry_in_ms = retry, "reconcile failed");
-                }
-                if !planted(Bug::MissedRetry) {
-                    self.queue.add_after(key.clone(), delay);
-                }
-                "error"
-            }
         }
     }
 }
@@ -513,10 +467,17 @@ impl Watching<'_> {
     where
         K: bessemer_core::Kind + Kept + kube::Resource<Scope = NamespaceResourceScope>,
     {
-        let cluster = self.cluster.clone();
-        self.start(kind, cache, "", move |change| {
-            cluster.object_changed(change)
-        });
+        let (cluster, told) = (self.cluster.clone(), self.cluster.clone());
+        let changed = move |change| cluster.object_changed(change);
+        let readable = move |place: Place, why| {
+            let key = Key {
+                kind: K::KIND,
+                namespace: place.namespace,
+                name: place.name,
+            };
+            told.readable(key, why);
+        };
+        self.start(kind, cache, "", changed, readable);
     }
 
     fn child<K>(&mut self, kind: &'static str, cache: &Arc<Cache<K>>)
@@ -529,9 +490,8 @@ impl Watching<'_> {
             + 'static,
     {
         let cluster = self.cluster.clone();
-        self.start(kind, cache, label::KIND, move |change| {
-            cluster.child_changed(change)
-        });
+        let changed = move |change| cluster.child_changed(change);
+        self.start(kind, cache, label::KIND, changed, |_, _| {});
     }
 
     fn start<K>(
@@ -540,6 +500,7 @@ impl Watching<'_> {
         cache: &Arc<Cache<K>>,
         selector: &'static str,
         changed: impl Fn(Change<K>) + Clone + Send + Sync + 'static,
+        readable: impl Fn(Place, Option<String>) + Clone + Send + Sync + 'static,
     ) where
         K: Kept
             + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -569,6 +530,7 @@ impl Watching<'_> {
                 prune: K::prune,
                 cache: cache.clone(),
                 changed: Box::new(changed.clone()),
+                readable: Box::new(readable.clone()),
                 random: self.parts.random.clone(),
                 metrics: self.parts.metrics.clone(),
                 pulse: self.pulse.clone(),

@@ -73,6 +73,8 @@ pub struct Watch<K> {
     pub cache: Arc<Cache<K>>,
     /// Told of every change.
     pub changed: Box<dyn Fn(Change<K>) + Send + Sync>,
+    /// Told of every copy that came: why it cannot be read, or `None`.
+    pub readable: Box<dyn Fn(Place, Option<String>) + Send + Sync>,
     /// Jitter of the backoff.
     pub random: Random,
     /// Counters.
@@ -157,6 +159,7 @@ where
             }
             Event::Delete(object) => {
                 let (place, uid) = (Place::of(&object), object.uid());
+                (self.readable)(place.clone(), None);
                 if let Some(before) =
                     self.cache
                         .remove(&place, uid.as_deref(), cache::version(&object))
@@ -172,11 +175,12 @@ where
             .set(held);
     }
 
-    /// One object that cannot be read must not stop the others: it is named and left alone.
+    /// One object that cannot be read must not stop the others: it is named.
     fn decode(&self, guarded: DeserializeGuard<K>) -> Option<K> {
-        let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
+        let place = Place::of(&guarded);
         match guarded.0 {
             Ok(mut object) => {
+                (self.readable)(place, None);
                 object.meta_mut().managed_fields = None;
                 (self.prune)(&mut object);
                 Some(object)
@@ -184,11 +188,12 @@ where
             Err(error) => {
                 tracing::error!(
                     kind = self.kind,
-                    namespace,
-                    name,
+                    namespace = place.namespace,
+                    name = place.name,
                     error = error.error,
                     "object cannot be read"
                 );
+                (self.readable)(place, Some(error.error));
                 None
             }
         }

@@ -265,4 +265,4 @@ async fn progress(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -23,7 +23,7 @@ impl Directory for Pods {
     }
 }
 
-fn report(percent: f64) -> ProgressReport {
+pub(crate) fn report(percent: f64) -> ProgressReport {
     ProgressReport {
         namespace: "ns".into(),
         kind: "PretrainJob".into(),
