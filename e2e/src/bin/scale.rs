@@ -173,6 +173,8 @@ async fn within(arguments: &Arguments, directory: &std::path::Path) -> Result<()
         asked / count,
         cpu - before,
     );
+    // It ends before the API that it would complain about.
+    drop(operator);
     server.stop().await;
     Ok(())
 }
