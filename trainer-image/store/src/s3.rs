@@ -122,6 +122,8 @@ impl S3Store {
             },
             "AccessDenied"
             | "InvalidAccessKeyId"
+            // versitygw's word for it, with status 404.
+            | "XAdminUserNotFound"
             | "SignatureDoesNotMatch"
             | "Forbidden"
             | "ExpiredToken"
@@ -129,7 +131,7 @@ impl S3Store {
                 key: key.into(),
                 reason: format!("{code}: {reason}"),
             },
-            _ if reason.contains("credentials provider was not enabled")
+            _ if reason.contains("CredentialsNotLoaded")
                 || reason.contains("no providers in chain") =>
             {
                 StoreError::Denied {
@@ -371,5 +373,89 @@ impl ObjectStore for S3Store {
             Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    /// A server that answers every request with one error.
+    fn refusing(status: &'static str, code: &'static str) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 8192]);
+                let body = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+            }
+        });
+        endpoint
+    }
+
+    async fn asked(endpoint: String, keys: Option<S3Keys>) -> &'static str {
+        let settings = S3Settings {
+            endpoint: Some(endpoint),
+            region: "us-east-1".into(),
+            bucket: "bucket".into(),
+            keys,
+            deadline: Duration::from_secs(20),
+        };
+        let store = S3Store::new(&settings).await;
+        store.get("key").await.unwrap_err().category()
+    }
+
+    #[tokio::test]
+    async fn a_key_that_nobody_has_is_refused_in_every_servers_words() {
+        for (status, code) in [
+            ("403 Forbidden", "InvalidAccessKeyId"),
+            ("404 Not Found", "XAdminUserNotFound"),
+        ] {
+            let keys = S3Keys {
+                access_key_id: "nobody".into(),
+                secret_access_key: "x".into(),
+                session_token: None,
+            };
+            let found = asked(refusing(status, code), Some(keys)).await;
+            assert_eq!(found, "StorageDenied", "{code}");
+        }
+    }
+
+    /// In a process of its own: whether there are keys depends on variables and on the home directory.
+    #[test]
+    fn no_keys_at_all_is_not_a_store_that_is_away() {
+        const MARK: &str = "BESSEMER_TEST_WITHOUT_KEYS";
+        if std::env::var_os(MARK).is_some() {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let found = runtime.block_on(asked("http://127.0.0.1:1".into(), None));
+            assert_eq!(found, "StorageDenied");
+            return;
+        }
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "s3::tests::no_keys_at_all_is_not_a_store_that_is_away",
+            ])
+            .env_clear()
+            .env(MARK, "1")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
     }
 }
