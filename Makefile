@@ -59,6 +59,10 @@ charts: ## lint, render and check the Helm charts, their rules and wrong values 
 charts-install: ## install, upgrade and uninstall both charts on a real API server; audit the operator's rights (no nodes; needs Go)
 	charts/install "$(BIN)"
 
+.PHONY: e2e-store
+e2e-store: build ## the worker on an S3 server that is not ours, versitygw (needs Go)
+	e2e/cluster/store "$(BIN)"
+
 .PHONY: images-binaries
 images-binaries: setup
 	$(CARGO) build --release --locked -p bessemer-operator -p bessemer-worker

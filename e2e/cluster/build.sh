@@ -17,6 +17,7 @@ kubeconform             kubeconform github.com/yannh/kubeconform/cmd/kubeconform
 schemas                 kubeconform .                                              github.com/yannh/kubeconform
 gitops                  gitops      .                                              sigs.k8s.io/cli-utils
 promtool                prometheus  github.com/prometheus/prometheus/cmd/promtool  github.com/prometheus/prometheus
+versitygw               versitygw   github.com/versity/versitygw/cmd/versitygw     github.com/versity/versitygw
 "
 
 [ $# -gt 0 ] || set -- etcd kube-apiserver kube-controller-manager
