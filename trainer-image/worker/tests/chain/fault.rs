@@ -30,31 +30,38 @@ fn a_flipped_byte_is_refused_by_name() {
         assert!(chain.made(&run).is_none());
         std::fs::write(directory.join(file), good).unwrap();
     }
-    // A shard: the name is the dataset's own.
+    // The dataset's own files: its largest shard, and the tokenizer that others take over too.
     let shard = std::fs::read_dir(store.path(&docs.uri))
         .unwrap()
         .map(|entry| entry.unwrap().path());
     let shard = shard
-        .filter(|path| path.is_file() && !path.ends_with("manifest.json"))
+        .filter(|path| path.extension().is_none_or(|kind| kind != "json"))
         .max_by_key(|path| path.metadata().unwrap().len())
         .unwrap();
-    flip(&shard);
-    let mut run = chain.base(&docs);
-    run = chain.run(
+    let trains = chain.run(
         "PretrainJob",
         "other",
         vec![docs.input("Dataset")],
-        run.config["task"].clone(),
+        chain.base(&docs).config["task"].clone(),
     );
-    let ended = run.start(&[]).wait();
-    assert_eq!(ended.code, Some(66), "{ended:?}");
-    assert!(
-        ended
-            .said()
-            .contains(shard.file_name().unwrap().to_str().unwrap()),
-        "{}",
-        ended.said()
-    );
+    let mut encodes = chain.pairs().config["task"].clone();
+    encodes["tokenizer"] = json!("Input");
+    let encodes = chain.run("Dataset", "taken", vec![docs.input("Tokenizer")], encodes);
+    let tokenizer = store.path(&docs.uri).join("tokenizer.json");
+    for (file, runs) in [(shard, vec![&trains]), (tokenizer, vec![&trains, &encodes])] {
+        let good = std::fs::read(&file).unwrap();
+        flip(&file);
+        let name = file.file_name().unwrap().to_str().unwrap();
+        for run in &runs {
+            let ended = run.start(&[]).wait();
+            assert_eq!(ended.code, Some(66), "{ended:?}");
+            assert!(ended.said().contains(name), "{}", ended.said());
+            assert!(chain.made(run).is_none());
+        }
+        std::fs::write(&file, good).unwrap();
+        // Undamaged, the same run succeeds: it was the byte that was refused.
+        runs.iter().for_each(|run| drop(chain.finish(run)));
+    }
 }
 
 #[test]
