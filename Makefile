@@ -45,7 +45,7 @@ generate: setup ## write generated files (CRD YAML, status page) from their sour
 
 .PHONY: simulate
 simulate: build ## run the simulation: SEEDS=n, FROM=first seed, LOG=1
-	$(BIN)/simulate --seeds $(SEEDS) $(if $(FROM),--from $(FROM),--complete) $(if $(LOG),--log)
+	$(BIN)/simulate --seeds $(SEEDS) $(if $(FROM),--from $(FROM)) $(if $(filter 10000,$(SEEDS)),--complete) $(if $(LOG),--log)
 
 .PHONY: e2e
 e2e: setup ## end-to-end tests on the embedded control plane, kubectl included
