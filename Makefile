@@ -59,6 +59,18 @@ charts: ## lint, render and check the Helm charts, their rules and wrong values 
 charts-install: ## install, upgrade and uninstall both charts on a real API server; audit the operator's rights (no nodes; needs Go)
 	charts/install "$(BIN)"
 
+.PHONY: cluster-up
+cluster-up: ## start a real one-node Kubernetes with an S3 server in namespaces of its own (root; needs Go)
+	@e2e/cluster/up
+
+.PHONY: cluster-down
+cluster-down: ## end it and leave nothing behind
+	@e2e/cluster/down
+
+.PHONY: e2e-cluster
+e2e-cluster: build ## the chain and the quickstart in restricted pods of that cluster, its operator killed meanwhile
+	e2e/cluster/test "$(BIN)"
+
 .PHONY: e2e-store
 e2e-store: build ## the worker on an S3 server that is not ours, versitygw (needs Go)
 	e2e/cluster/store "$(BIN)"

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Builds pinned tools from their Go modules into the cache, one after the other; go.mod beside each says the version.
-# usage: build.sh [NAME...]   (no names: etcd, kube-apiserver, kube-controller-manager)
+# usage: build.sh [NAME...]   (no names: etcd, kube-apiserver, kube-controller-manager; `cluster`: all that `up` starts)
+#        build.sh --missing [NAME...]   prints which of them would be built
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-bin=${BESSEMER_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/bessemer/bin}
+cache=${BESSEMER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bessemer}
+bin=${BESSEMER_BIN:-$cache/bin}
+export GOCACHE=${GOCACHE:-$cache/go-build}
 mkdir -p "$bin"
 
 # name, folder of its go.mod, package ("." is our own main in that folder), module that gives the version
@@ -11,16 +14,37 @@ tools="
 etcd                    etcd        go.etcd.io/etcd/server/v3                      go.etcd.io/etcd/server/v3
 kube-apiserver          kubernetes  k8s.io/kubernetes/cmd/kube-apiserver           k8s.io/kubernetes
 kube-controller-manager kubernetes  k8s.io/kubernetes/cmd/kube-controller-manager  k8s.io/kubernetes
+kube-scheduler          kubernetes  k8s.io/kubernetes/cmd/kube-scheduler           k8s.io/kubernetes
+kube-proxy              kubernetes  k8s.io/kubernetes/cmd/kube-proxy               k8s.io/kubernetes
+kubelet                 kubernetes  k8s.io/kubernetes/cmd/kubelet                  k8s.io/kubernetes
 kubectl                 kubernetes  k8s.io/kubernetes/cmd/kubectl                  k8s.io/kubernetes
 helm                    helm        helm.sh/helm/v3/cmd/helm                       helm.sh/helm/v3
 kubeconform             kubeconform github.com/yannh/kubeconform/cmd/kubeconform   github.com/yannh/kubeconform
 schemas                 kubeconform .                                              github.com/yannh/kubeconform
 gitops                  gitops      .                                              sigs.k8s.io/cli-utils
 promtool                prometheus  github.com/prometheus/prometheus/cmd/promtool  github.com/prometheus/prometheus
+runc                    runc        github.com/opencontainers/runc                 github.com/opencontainers/runc
+containerd              containerd  github.com/containerd/containerd/v2/cmd/containerd              github.com/containerd/containerd/v2
+containerd-shim-runc-v2 containerd  github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 github.com/containerd/containerd/v2
+ctr                     containerd  github.com/containerd/containerd/v2/cmd/ctr                     github.com/containerd/containerd/v2
+cni/bridge              cni         github.com/containernetworking/plugins/plugins/main/bridge      github.com/containernetworking/plugins
+cni/loopback            cni         github.com/containernetworking/plugins/plugins/main/loopback    github.com/containernetworking/plugins
+cni/host-local          cni         github.com/containernetworking/plugins/plugins/ipam/host-local  github.com/containernetworking/plugins
+cni/portmap             cni         github.com/containernetworking/plugins/plugins/meta/portmap     github.com/containernetworking/plugins
+coredns                 coredns     github.com/coredns/coredns                     github.com/coredns/coredns
 versitygw               versitygw   github.com/versity/versitygw/cmd/versitygw     github.com/versity/versitygw
 "
+# In the order in which a cold build can be tried out soonest.
+cluster="runc cni/bridge cni/loopback cni/host-local cni/portmap versitygw etcd containerd containerd-shim-runc-v2 ctr
+  kube-apiserver kube-controller-manager kube-scheduler kubectl helm kubelet kube-proxy coredns"
 
+missing=
+if [ "${1:-}" = --missing ]; then missing=1; shift; fi
 [ $# -gt 0 ] || set -- etcd kube-apiserver kube-controller-manager
+# shellcheck disable=SC2086
+[ "$*" != cluster ] || set -- $cluster
+# Two builds at once would write the same files; whoever has all it needs does not wait.
+if [ -z "$missing" ] && [ -n "$("$0" --missing "$@")" ]; then exec 9> "$bin/.build.lock"; flock 9; fi
 for name in "$@"; do
   read -r folder package module < <(awk -v name="$name" '$1 == name { print $2, $3, $4 }' <<<"$tools") || {
     echo "unknown binary $name; build.sh knows: $(awk '{ printf "%s ", $1 }' <<<"$tools")" >&2; exit 1; }
@@ -30,8 +54,9 @@ for name in "$@"; do
   [ "$package" = . ] && stamp+=-$(cat "$here/$folder"/*.go | sha256sum | cut -c 1-12)
   target=$bin/$name
   if [ -x "$target" ] && [ "$(cat "$target.version" 2>/dev/null)" = "$stamp" ]; then continue; fi
+  if [ -n "$missing" ]; then echo "$name"; continue; fi
   command -v go >/dev/null || { echo "go is missing: install Go 1.26 or newer to build $name" >&2; exit 1; }
-  flags="-s -w"
+  flags="-s -w" tags="" cgo=0
   if [ "$folder" = kubernetes ]; then
     minor=${version#v1.}
     for stamped in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
@@ -47,8 +72,19 @@ for name in "$@"; do
       flags+=" -X $stamped.k8sVersionMajor=1 -X $stamped.k8sVersionMinor=$minor"
     done
   fi
+  case $name in
+    kubelet) cgo=1 ;;
+    runc)
+      cgo=1 tags=seccomp
+      pkg-config --exists libseccomp || { echo "libseccomp's headers are missing: apt-get install libseccomp-dev pkg-config" >&2; exit 78; } ;;
+    containerd) tags=no_btrfs; flags+=" -X github.com/containerd/containerd/v2/version.Version=$version" ;;
+  esac
   echo "building $name $stamp" >&2
-  (cd "$here/$folder" && CGO_ENABLED=0 GOFLAGS=-mod=readonly nice -n 10 go build -trimpath -ldflags "$flags" -o "$target.new" "$package")
+  mkdir -p "$(dirname "$target")"
+  started=$SECONDS
+  (cd "$here/$folder" && CGO_ENABLED=$cgo GOFLAGS="-mod=readonly ${GOFLAGS:-}" nice -n "${BESSEMER_NICE:-10}" \
+    go build -trimpath -tags "$tags" -ldflags "$flags" -o "$target.new" "$package")
   mv "$target.new" "$target"
   echo "$stamp" > "$target.version"
+  echo "built $name in $((SECONDS - started)) s, $(($(stat -c %s "$target") / 1000000)) MB" >&2
 done

@@ -36,7 +36,8 @@ pub enum ClusterError {
 pub struct Cluster {
     client: kube::Client,
     children: Vec<Child>,
-    directory: PathBuf,
+    /// Its own; none where the cluster is another's.
+    directory: Option<PathBuf>,
 }
 
 impl Drop for Cluster {
@@ -46,7 +47,9 @@ impl Drop for Cluster {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let _ = std::fs::remove_dir_all(&self.directory);
+        if let Some(directory) = &self.directory {
+            let _ = std::fs::remove_dir_all(directory);
+        }
     }
 }
 
@@ -71,6 +74,9 @@ fn port() -> Result<u16, ClusterError> {
 pub fn binaries() -> PathBuf {
     if let Ok(folder) = std::env::var("BESSEMER_BIN") {
         return folder.into();
+    }
+    if let Some(cache) = std::env::var_os("BESSEMER_CACHE").filter(|c| !c.is_empty()) {
+        return Path::new(&cache).join("bin");
     }
     let cache = std::env::var("XDG_CACHE_HOME")
         .ok()
@@ -150,12 +156,13 @@ impl Cluster {
         config.auth_info.token = Some(TOKEN.to_owned().into());
         let client =
             kube::Client::try_from(config).map_err(|e| ClusterError::Client(e.to_string()))?;
+        let data = directory.join("etcd").display().to_string();
+        let certificates = directory.join("certificates").display().to_string();
         let mut cluster = Self {
             client,
             children: Vec::new(),
-            directory,
+            directory: Some(directory),
         };
-        let data = cluster.directory.join("etcd").display().to_string();
         cluster.spawn(
             "etcd",
             &[
@@ -168,7 +175,6 @@ impl Cluster {
                 "--unsafe-no-fsync".to_owned(),
             ],
         )?;
-        let certificates = cluster.directory.join("certificates").display().to_string();
         cluster.spawn(
             "kube-apiserver",
             &[
@@ -201,9 +207,33 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The cluster that `KUBECONFIG` names; it outlives this value.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read or the API server is not ready.
+    pub async fn here() -> Result<Self, ClusterError> {
+        let mut config = kube::Config::infer()
+            .await
+            .map_err(|e| ClusterError::Client(e.to_string()))?;
+        config.default_retry = false;
+        let client =
+            kube::Client::try_from(config).map_err(|e| ClusterError::Client(e.to_string()))?;
+        let cluster = Self {
+            client,
+            children: Vec::new(),
+            directory: None,
+        };
+        cluster.ready().await?;
+        Ok(cluster)
+    }
+
+    fn log(&self, program: &str) -> PathBuf {
+        let directory = self.directory.clone().unwrap_or_default();
+        directory.join(format!("{program}.log"))
+    }
+
     fn spawn(&mut self, program: &str, arguments: &[String]) -> Result<(), ClusterError> {
-        let log = std::fs::File::create(self.directory.join(format!("{program}.log")))
-            .map_err(|e| failed(program, e))?;
+        let log = std::fs::File::create(self.log(program)).map_err(|e| failed(program, e))?;
         let child = Command::new(binaries().join(program))
             .args(arguments)
             .stdout(Stdio::null())
@@ -221,8 +251,7 @@ impl Cluster {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let log =
-            std::fs::read_to_string(self.directory.join("kube-apiserver.log")).unwrap_or_default();
+        let log = std::fs::read_to_string(self.log("kube-apiserver")).unwrap_or_default();
         Err(ClusterError::NotReady {
             log: log.lines().last().unwrap_or_default().to_owned(),
         })

@@ -1,0 +1,55 @@
+# Sourced by `test`: what is missing or wrong ends in one reason on the object, in words that name it.
+# shellcheck shell=bash disable=SC2154  # here, chart, kinds, root, system, work: of `test`
+
+lonely() { # URI [more of spec]: a Dataset that needs nothing but its source
+  printf '{"apiVersion": "bessemer.dev/v1alpha1", "kind": "Dataset", "metadata": {"name": "docs"}, "spec": {"purpose": "Pretraining",
+    "sources": [{"name": "text", "uri": "%s", "format": "Jsonl"}], "tokenizer": {"train": {"vocabularySize": 512}}%s}}' "$1" "${2:-}"
+}
+says() { # NAMESPACE REASON PART-OF-MESSAGE
+  told() { kubectl -n "$1" get dataset docs -o json | jq -r '.status.conditions[] | select(.type == "Ready") | .status + " " + .reason + ": " + .message'; }
+  right() { told "$1" | grep -E "^False $2: " | grep -F "$3"; }
+  if ! within 90 right "$@"; then told "$1"; tell "$1"; fi
+}
+without_keys() {
+  kubectl create namespace keyless
+  lonely s3://fixture/text | kubectl -n keyless apply -f -
+  says keyless Environment 'no credentials were found'
+}
+wrong_keys() {
+  kubectl create namespace wrong-keys
+  kubectl -n wrong-keys create secret generic bessemer-storage --from-literal=AWS_ACCESS_KEY_ID=nobody --from-literal=AWS_SECRET_ACCESS_KEY=nothing
+  lonely s3://fixture/text | kubectl -n wrong-keys apply -f -
+  says wrong-keys Environment 'refuses access'
+}
+absent_bucket_of_a_source() {
+  namespace absent-source
+  lonely s3://absent/text | kubectl -n absent-source apply -f -
+  says absent-source Environment 'bucket absent does not exist'
+}
+no_node_fits() {
+  namespace too-large
+  lonely s3://fixture/text ', "resources": {"memory": "4Ti"}' | kubectl -n too-large apply -f -
+  says too-large Unschedulable 'Insufficient memory'
+}
+absent_image() {
+  helm upgrade bessemer "$root/charts/bessemer" "${chart[@]}" --set workerImage.tag=absent --wait --timeout 120s
+  namespace imageless
+  lonely s3://fixture/text | kubectl -n imageless apply -f -
+  says imageless ImageUnavailable 'trainer:absent'
+  helm rollback bessemer 1 -n "$system" --wait --timeout 120s
+}
+absent_bucket() {
+  helm upgrade bessemer "$root/charts/bessemer" "${chart[@]}" --set storage.bucket=nowhere --wait --timeout 120s
+  namespace bucketless
+  lonely s3://fixture/text | kubectl -n bucketless apply -f -
+  says bucketless '(StorageUnavailable|Environment)' 'bucket nowhere does not exist'
+  helm rollback bessemer 1 -n "$system" --wait --timeout 120s
+}
+bad_input() {
+  check a_namespace_without_keys_is_named without_keys
+  check wrong_keys_are_named wrong_keys
+  check an_absent_bucket_of_a_source_is_named absent_bucket_of_a_source
+  check what_no_node_can_hold_is_named no_node_fits
+  check an_absent_image_is_named absent_image
+  check an_absent_bucket_of_the_operator_is_named absent_bucket
+}
