@@ -60,15 +60,15 @@ charts-install: ## install, upgrade and uninstall both charts on a real API serv
 	charts/install "$(BIN)"
 
 .PHONY: cluster-up
-cluster-up: ## start a real one-node Kubernetes with an S3 server in namespaces of its own (root; needs Go)
+cluster-up: ## start a real one-node Kubernetes with an S3 server in namespaces of its own (root; needs Go; not proven yet: docs/status.md)
 	@e2e/cluster/up
 
 .PHONY: cluster-down
-cluster-down: ## end it and leave nothing behind
+cluster-down: ## end that cluster and leave nothing behind
 	@e2e/cluster/down
 
 .PHONY: e2e-cluster
-e2e-cluster: build ## the chain and the quickstart in restricted pods of that cluster, its operator killed meanwhile
+e2e-cluster: build ## the chain and the quickstart in restricted pods of that cluster (not proven yet: docs/status.md)
 	e2e/cluster/test "$(BIN)"
 
 .PHONY: e2e-store
