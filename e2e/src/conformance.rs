@@ -111,8 +111,8 @@ pub fn differences(scenario: &Scenario, recorded: &[Answer], answered: &[Answer]
             ));
         }
         walk(
-            &normal::without_uids_in_keys(&real.body),
-            &normal::without_uids_in_keys(&ours.body),
+            &normal::comparable(&real.body),
+            &normal::comparable(&ours.body),
             String::new(),
             &mut found,
         );

@@ -100,9 +100,9 @@ impl Normaliser {
     }
 }
 
-/// The value with uids in the names of fields made equal: managedFields name list items by keys such as
-/// `k:{"uid":"..."}`.
-pub fn without_uids_in_keys(value: &Value) -> Value {
+/// The value with what depends on uids and on the clock in managedFields made equal: list items are named by keys such as
+/// `k:{"uid":"..."}`, and entries are ordered by the second of their write before they are by name.
+pub fn comparable(value: &Value) -> Value {
     match value {
         Value::Object(map) => Value::Object(
             map.iter()
@@ -111,11 +111,24 @@ pub fn without_uids_in_keys(value: &Value) -> Value {
                         .split('"')
                         .map(|word| if is_uid(word) { "<uid>" } else { word })
                         .collect();
-                    (plain.join("\""), without_uids_in_keys(item))
+                    let mut item = comparable(item);
+                    if key == "managedFields"
+                        && let Some(entries) = item.as_array_mut()
+                    {
+                        let word = |entry: &Value, field: &str| {
+                            let word = entry.get(field).and_then(Value::as_str);
+                            word.unwrap_or_default().to_owned()
+                        };
+                        entries.sort_by_cached_key(|entry| {
+                            ["operation", "manager", "apiVersion", "subresource"]
+                                .map(|field| word(entry, field))
+                        });
+                    }
+                    (plain.join("\""), item)
                 })
                 .collect(),
         ),
-        Value::Array(list) => list.iter().map(without_uids_in_keys).collect(),
+        Value::Array(list) => list.iter().map(comparable).collect(),
         other => other.clone(),
     }
 }
