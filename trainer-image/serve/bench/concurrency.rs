@@ -1,10 +1,14 @@
-//! One question: what does serving several streams at once cost each of them? A random 134M Llama
-//! (12 layers, 768 wide, 32,000 ids, BF16) behind the real HTTP server on two threads, prompts of
-//! 128 tokens, 64 generated tokens, eight streams each at concurrency 1 and 4, and the weights read
-//! by a plain pass beside them. With `--url URL --model NAME` it measures another OpenAI server
-//! with the same client.
+//! One question: what does serving several streams at once cost each of them, beside llama-cpp-python in the same run?
 //!
-//! TTFT is the time to the first event with text; TPOT is (end - TTFT) / (tokens - 1).
+//! `cargo bench -p bessemer-serve --bench concurrency --profile release`, with `BESSEMER_LLAMA_CPP_PYTHON` naming a
+//! Python that has llama-cpp-python[server]==0.3.36 and gguf (without it only our side runs). A random 134M Llama
+//! (12 layers, 768 wide, 32,000 ids; ours BF16, the peer's F16) behind each HTTP server, two threads each, the same
+//! 128 ids a prompt, 64 generated tokens, eight streams at concurrency 1 and at 4. The servers take turns,
+//! three rounds or `BESSEMER_BENCH_ROUNDS`.
+//! `--url URL --model NAME` adds another OpenAI server.
+//!
+//! TTFT is the time to the first event with text; TPOT is (end - TTFT) / (tokens - 1). Rates are medians of the rounds,
+//! times are medians of all streams.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,6 +21,9 @@ use bessemer_protocol::task::ServeTask;
 use bessemer_serve::{ServeOptions, serve};
 use futures::StreamExt;
 use serde_json::{Value, json};
+use std::io::BufRead;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +34,11 @@ const STREAMS: usize = 8;
 const PROMPT: u32 = 128;
 const TOKENS: usize = 64;
 const VOCABULARY: i64 = 32_000;
+const THREADS: usize = 2;
+
+fn config() -> Config {
+    Config::llama(VOCABULARY, 12, (12, 12), 768, 2048, 1024)
+}
 
 /// Every id is a token with visible text, so that every token is an event.
 fn tokenizer() -> Value {
@@ -47,9 +59,9 @@ fn tokenizer() -> Value {
 
 fn model() -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a temporary directory");
-    let config = Config::llama(VOCABULARY, 12, (12, 12), 768, 2048, 1024);
+    let config = config();
     println!(
-        "model: {:.1} M parameters, BF16",
+        "model: {:.1} M parameters",
         config.parameters() as f64 / 1e6
     );
     let directory = Directory::new(root.path());
@@ -64,21 +76,106 @@ fn model() -> tempfile::TempDir {
     root
 }
 
+struct Server {
+    name: String,
+    url: String,
+    model: String,
+    /// Takes prompts as text alone.
+    text: bool,
+}
+
+struct Peer(Child);
+
+/// Ends with its input, also when this process is killed.
+impl Drop for Peer {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts llama-cpp-python's server; prints why not when it cannot.
+fn peer() -> Option<(Peer, Server)> {
+    let Some(python) = std::env::var_os("BESSEMER_LLAMA_CPP_PYTHON") else {
+        println!(
+            "peer skipped: BESSEMER_LLAMA_CPP_PYTHON names no Python with llama-cpp-python[server]==0.3.36 and gguf"
+        );
+        return None;
+    };
+    let config = config();
+    let child = Command::new(&python)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/concurrency_peer.py"))
+        .args(
+            [
+                config.layers,
+                config.heads,
+                config.key_value_heads,
+                config.hidden_size,
+                config.feed_forward_size,
+                config.context_length,
+                config.vocabulary_size,
+                THREADS as i64,
+            ]
+            .map(|number| number.to_string()),
+        )
+        .env_remove("LD_LIBRARY_PATH") // Its own libraries, not ours.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut peer = match child {
+        Ok(child) => Peer(child),
+        Err(error) => {
+            println!("peer skipped: {}: {error}", python.to_string_lossy());
+            return None;
+        }
+    };
+    let mut line = String::new();
+    let output = peer.0.stdout.take().expect("the peer's output");
+    std::io::BufReader::new(output)
+        .read_line(&mut line)
+        .expect("the peer's output");
+    let Ok(ready) = serde_json::from_str::<Value>(&line) else {
+        println!("peer skipped: it ended before it was ready");
+        return None;
+    };
+    let server = Server {
+        name: "llama-cpp-python, F16".into(),
+        url: ready["url"].as_str().expect("the peer's URL").into(),
+        model: "m".into(),
+        text: true,
+    };
+    Some((peer, server))
+}
+
+/// The peer's vocabulary has one character an id; see `concurrency_peer.py`.
+fn character(id: u32) -> char {
+    let index = id - 259;
+    let code = if index < 20_992 {
+        0x4E00 + index
+    } else {
+        0xAC00 + index - 20_992
+    };
+    char::from_u32(code).expect("a character")
+}
+
 struct Sample {
     first: f64,
     per_token: f64,
     tokens: usize,
 }
 
-async fn stream(client: &reqwest::Client, url: &str, model: &str, number: usize) -> Sample {
-    let prompt: Vec<u32> = (0..PROMPT)
-        .map(|i| (i * 7919 + number as u32 * 104_729) % 31_000 + 500)
-        .collect();
-    let body = json!({"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.8, "top_k": 40, "seed": number,
-        "ignore_eos": true, "stream": true});
+async fn stream(client: &reqwest::Client, server: &Server, number: usize) -> Sample {
+    let ids = (0..PROMPT).map(|i| (i * 7919 + number as u32 * 104_729) % 31_000 + 500);
+    let prompt = if server.text {
+        json!(ids.map(character).collect::<String>())
+    } else {
+        json!(ids.collect::<Vec<_>>())
+    };
+    let body = json!({"model": server.model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.8, "top_k": 40,
+        "seed": number, "ignore_eos": true, "stream": true});
     let start = Instant::now();
     let response = client
-        .post(format!("{url}/v1/completions"))
+        .post(format!("{}/v1/completions", server.url))
         .json(&body)
         .send()
         .await
@@ -89,15 +186,21 @@ async fn stream(client: &reqwest::Client, url: &str, model: &str, number: usize)
         response.text().await.unwrap_or_default()
     );
     let mut bytes = response.bytes_stream();
-    let (mut text, mut first, mut tokens) = (String::new(), None, 0);
+    let (mut buffer, mut first, mut tokens) = (Vec::new(), None, 0);
     while let Some(part) = bytes.next().await {
-        text.push_str(&String::from_utf8_lossy(&part.expect("a whole stream")));
-        while let Some((event, rest)) = text.split_once("\n\n") {
-            if event.contains("\"text\":\"") && !event.contains("\"text\":\"\"") {
+        buffer.extend_from_slice(&part.expect("a whole stream"));
+        while let Some(end) = buffer.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = buffer.drain(..=end).collect();
+            let event = line
+                .strip_prefix(b"data: ")
+                .and_then(|data| serde_json::from_slice::<Value>(data).ok());
+            let text = event
+                .as_ref()
+                .and_then(|event| event["choices"][0]["text"].as_str());
+            if text.is_some_and(|text| !text.is_empty()) {
                 first.get_or_insert_with(|| start.elapsed());
                 tokens += 1;
             }
-            text = rest.to_owned();
         }
     }
     let first = first.expect("a token").as_secs_f64();
@@ -108,22 +211,32 @@ async fn stream(client: &reqwest::Client, url: &str, model: &str, number: usize)
     }
 }
 
+/// How many tokens the server counts in a prompt.
+async fn prompt_tokens(server: &Server) -> u64 {
+    let text: String = (500..500 + PROMPT).map(character).collect();
+    let body = json!({"model": server.model, "prompt": text, "max_tokens": 1});
+    let answer = reqwest::Client::new()
+        .post(format!("{}/v1/completions", server.url))
+        .json(&body)
+        .send()
+        .await
+        .expect("an answer");
+    let answer: Value = answer.json().await.expect("JSON");
+    answer["usage"]["prompt_tokens"].as_u64().expect("a count")
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
 }
 
-async fn measure(url: &str, model: &str, concurrency: usize) -> (f64, f64) {
+/// The rate and the samples of one round, with prompts `from` and up.
+async fn round(server: &Arc<Server>, concurrency: usize, from: usize) -> (f64, Vec<Sample>) {
     let (next, client) = (Arc::new(AtomicUsize::new(0)), reqwest::Client::new());
     let start = Instant::now();
     let workers: Vec<_> = (0..concurrency)
         .map(|_| {
-            let (next, client, url, model) = (
-                next.clone(),
-                client.clone(),
-                url.to_owned(),
-                model.to_owned(),
-            );
+            let (next, client, server) = (next.clone(), client.clone(), server.clone());
             tokio::spawn(async move {
                 let mut samples = Vec::new();
                 loop {
@@ -131,7 +244,7 @@ async fn measure(url: &str, model: &str, concurrency: usize) -> (f64, f64) {
                     if number >= STREAMS {
                         return samples;
                     }
-                    samples.push(stream(&client, &url, &model, number).await);
+                    samples.push(stream(&client, &server, from + number).await);
                 }
             })
         })
@@ -140,21 +253,72 @@ async fn measure(url: &str, model: &str, concurrency: usize) -> (f64, f64) {
     for worker in workers {
         samples.extend(worker.await.expect("a worker"));
     }
-    let seconds = start.elapsed().as_secs_f64();
     let tokens: usize = samples.iter().map(|sample| sample.tokens).sum();
-    let whole = samples
-        .iter()
-        .filter(|sample| sample.tokens == TOKENS)
-        .count();
-    let first = median(samples.iter().map(|sample| sample.first).collect());
-    let per_token = median(samples.iter().map(|sample| sample.per_token).collect());
-    println!(
-        "concurrency {concurrency}: {:.1} tokens/s, TTFT p50 {:.0} ms, TPOT p50 {:.1} ms, {whole} of {STREAMS} streams whole",
-        tokens as f64 / seconds,
-        first * 1e3,
-        per_token * 1e3
-    );
-    (tokens as f64 / seconds, first)
+    (tokens as f64 / start.elapsed().as_secs_f64(), samples)
+}
+
+/// One row of the table.
+#[derive(Default)]
+struct Figures {
+    rates: Vec<f64>,
+    samples: Vec<Sample>,
+}
+
+impl Figures {
+    fn rate(&self) -> f64 {
+        median(self.rates.clone())
+    }
+    fn first(&self) -> f64 {
+        median(self.samples.iter().map(|sample| sample.first).collect())
+    }
+    fn per_token(&self) -> f64 {
+        median(self.samples.iter().map(|sample| sample.per_token).collect())
+    }
+    fn print(&self, name: &str, concurrency: usize) {
+        let whole = self.samples.iter().filter(|one| one.tokens == TOKENS);
+        println!(
+            "| {name}, {concurrency} | {:.1} | {:.0} ms | {:.1} ms | {} of {} |",
+            self.rate(),
+            self.first() * 1e3,
+            self.per_token() * 1e3,
+            whole.count(),
+            self.samples.len()
+        );
+    }
+}
+
+async fn start(root: &Path) -> Server {
+    let listener = bessemer_route::drain::bind("127.0.0.1:0".parse().expect("an address"))
+        .await
+        .expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let task = ServeTask {
+        model_name: "m".into(),
+        max_concurrency: 8,
+        max_queue: 64,
+        require_api_key: false,
+        drain_seconds: 5,
+    };
+    let options = ServeOptions {
+        model: root.to_owned(),
+        digest: "bench".into(),
+        keys: None,
+        threads: THREADS,
+    };
+    let server = tokio::spawn(serve(listener, task, options, CancellationToken::new()));
+    while !reqwest::get(format!("{url}/ready"))
+        .await
+        .is_ok_and(|response| response.status().is_success())
+    {
+        assert!(!server.is_finished(), "the server ended");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Server {
+        name: "Bessemer, BF16".into(),
+        url,
+        model: "m".into(),
+        text: false,
+    }
 }
 
 #[tokio::main]
@@ -167,44 +331,69 @@ async fn main() {
             .and_then(|at| arguments.get(at + 1))
             .cloned()
     };
-    let (url, name, _running) = match value("--url") {
-        Some(url) => (url, value("--model").unwrap_or_default(), None),
-        None => {
-            let root = model();
-            let listener = bessemer_route::drain::bind("127.0.0.1:0".parse().expect("an address"))
-                .await
-                .expect("a port");
-            let url = format!("http://{}", listener.local_addr().expect("an address"));
-            let task = ServeTask {
-                model_name: "m".into(),
-                max_concurrency: 8,
-                max_queue: 64,
-                require_api_key: false,
-                drain_seconds: 5,
-            };
-            let options = ServeOptions {
-                model: root.path().to_owned(),
-                digest: "bench".into(),
-                keys: None,
-                threads: 2,
-            };
-            let server = tokio::spawn(serve(listener, task, options, CancellationToken::new()));
-            while !reqwest::get(format!("{url}/ready"))
-                .await
-                .is_ok_and(|response| response.status().is_success())
-            {
-                assert!(!server.is_finished(), "the server ended");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+    let root = model();
+    let mut servers = vec![Arc::new(start(root.path()).await)];
+    let peer = peer().map(|(running, server)| {
+        servers.push(Arc::new(server));
+        running
+    });
+    if peer.is_some() {
+        assert_eq!(prompt_tokens(&servers[1]).await, u64::from(PROMPT));
+    }
+    if let Some(url) = value("--url") {
+        servers.push(Arc::new(Server {
+            name: url.clone(),
+            url,
+            model: value("--model").unwrap_or_default(),
+            text: false,
+        }));
+    }
+    let mut figures: Vec<[Figures; 2]> = servers.iter().map(|_| Default::default()).collect();
+    for server in &servers {
+        stream(&reqwest::Client::new(), server, 99).await;
+    }
+    let rounds = std::env::var("BESSEMER_BENCH_ROUNDS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(3);
+    for turn in 0..rounds {
+        for (at, concurrency) in [1, 4].into_iter().enumerate() {
+            let from = (turn * 2 + at) * STREAMS; // No prompt twice.
+            for (server, figures) in servers.iter().zip(&mut figures) {
+                let (rate, samples) = round(server, concurrency, from).await;
+                eprintln!("{}, {concurrency}: {rate:.1} tokens/s", server.name);
+                figures[at].rates.push(rate);
+                figures[at].samples.extend(samples);
             }
-            (url, "m".to_owned(), Some(root))
         }
-    };
-    stream(&reqwest::Client::new(), &url, &name, 99).await;
-    let (alone, first_alone) = measure(&url, &name, 1).await;
-    let (together, first_together) = measure(&url, &name, 4).await;
-    println!(
-        "rate at 4 over rate at 1: {:.2}; TTFT at 4 over TTFT at 1: {:.2}",
-        together / alone,
-        first_together / first_alone
-    );
+    }
+    drop(peer);
+    println!("| server, concurrency | tokens/s | TTFT p50 | TPOT p50 | whole streams |");
+    println!("|---|---|---|---|---|");
+    for (at, concurrency) in [1, 4].into_iter().enumerate() {
+        let ours = &figures[0][at];
+        for (server, figures) in servers.iter().zip(&figures) {
+            figures[at].print(&server.name, concurrency);
+        }
+        for (server, figures) in servers.iter().zip(&figures).skip(1) {
+            println!(
+                "| ours over {}, {concurrency} | {:.2} | {:.2} | {:.2} | |",
+                server.name,
+                ours.rate() / figures[at].rate(),
+                ours.first() / figures[at].first(),
+                ours.per_token() / figures[at].per_token()
+            );
+        }
+    }
+    for (server, figures) in servers.iter().zip(&figures) {
+        let [alone, together] = figures;
+        println!(
+            "{}: rate at 4 over rate at 1 {:.2}, TTFT at 4 over TTFT at 1 {:.2}; rates of the rounds {:.1?} and {:.1?}",
+            server.name,
+            together.rate() / alone.rate(),
+            together.first() / alone.first(),
+            alone.rates,
+            together.rates
+        );
+    }
 }
