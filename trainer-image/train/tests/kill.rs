@@ -3,19 +3,17 @@
 // reason: a test says what it expects by failing
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod fixture;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bessemer_model::{Config, Directory, Model, WEIGHTS_FILE};
-use bessemer_protocol::task::{
-    Batch, CheckpointPolicy, Optimizer, OptimizerKind, Schedule, ScheduleKind,
-};
-use bessemer_train::{Batches, Error, Observer, Progress, Ranks, Rows, Settings, run};
+use bessemer_train::{Batches, Error, Observer, Progress, Ranks, Rows, run};
 use tch::{Device, Kind};
 
 const WORK: &str = "BESSEMER_KILL_TEST_WORK";
-const STEPS: u64 = 24;
 
 struct Powers;
 
@@ -74,39 +72,7 @@ fn child() {
         ..Config::llama(29, 2, (2, 1), 16, 32, 12)
     };
     let model = Model::new(config, 1, Kind::Float, Device::Cpu).unwrap();
-    let settings = Settings {
-        steps: STEPS,
-        batch: Batch {
-            sequences: 4,
-            micro_batch: 2,
-            sequence_length: 12,
-        },
-        optimizer: Optimizer {
-            kind: OptimizerKind::AdamW,
-            learning_rate: 1e-2,
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            gradient_clip_norm: 1.0,
-        },
-        schedule: Schedule {
-            kind: ScheduleKind::WSD,
-            warmup_steps: 3,
-            decay_steps: 6,
-            final_share: 0.0,
-        },
-        checkpoint: CheckpointPolicy {
-            every_steps: 1,
-            every_seconds: 0,
-            keep: 2,
-        },
-        seed: 11,
-        threads: 1,
-        deterministic: true,
-        validation_sequences: 0,
-        fingerprint: "kill".to_owned(),
-    };
+    let settings = fixture::settings("kill");
     run(
         &model,
         &mut Powers,

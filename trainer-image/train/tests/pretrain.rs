@@ -3,6 +3,8 @@
 // reason: a test says what it expects by failing
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod fixture;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,9 +12,9 @@ use bessemer_data::{Control, LocalSource, PrepareStage, prepare};
 use bessemer_model::{Directory, WEIGHTS_FILE};
 use bessemer_protocol::ExitCode;
 use bessemer_protocol::task::{
-    Batch, CheckpointPolicy, Clean, Family, Format, LicensePolicy, Mixture, ModelShape, Optimizer,
-    OptimizerKind, Positions, Precision, PrepareTask, Purpose, Schedule, ScheduleKind, Source,
-    Split, TokenizerSource, TrainTask, Unicode,
+    Batch, CheckpointPolicy, Clean, Family, Format, LicensePolicy, Mixture, ModelShape, Positions,
+    Precision, PrepareTask, Purpose, Schedule, ScheduleKind, Source, Split, TokenizerSource,
+    TrainTask, Unicode,
 };
 use bessemer_train::{Error, Inputs, Observer, Outcome, Progress, Ranks, pretrain};
 use tch::Device;
@@ -128,15 +130,7 @@ fn task(family: Family, precision: Precision) -> TrainTask {
             micro_batch: 4,
             sequence_length: 32,
         },
-        optimizer: Optimizer {
-            kind: OptimizerKind::AdamW,
-            learning_rate: 1e-2,
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            gradient_clip_norm: 1.0,
-        },
+        optimizer: fixture::settings("pretrain").optimizer,
         schedule: Schedule {
             kind: ScheduleKind::Cosine,
             warmup_steps: 4,

@@ -4,6 +4,8 @@
 // reason: a test says what it expects by failing
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod fixture;
+
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -11,11 +13,9 @@ use std::time::Duration;
 
 use bessemer_kernels::IGNORE;
 use bessemer_model::{Config, Directory, Model, WEIGHTS_FILE};
-use bessemer_protocol::task::{
-    Batch, CheckpointPolicy, Optimizer, OptimizerKind, Schedule, ScheduleKind,
-};
 use bessemer_torch::distributed::{Group, Membership};
 use bessemer_train::{Batches, End, Error, Observer, Progress, Ranks, Rows, Settings, run};
+use fixture::STEPS;
 use tch::{Device, Kind};
 
 const WORK: &str = "BESSEMER_RANKS_TEST_WORK";
@@ -24,7 +24,6 @@ const SIZE: &str = "BESSEMER_RANKS_TEST_SIZE";
 const ADDRESS: &str = "BESSEMER_RANKS_TEST_ADDRESS";
 /// What goes wrong: `die <step>`, `stop <step>` or `poison <step>`, on the last rank.
 const MISHAP: &str = "BESSEMER_RANKS_TEST_MISHAP";
-const STEPS: u64 = 24;
 
 /// Rows with uneven numbers of targets, so that a mean of the ranks' means would not do.
 struct Powers<'a> {
@@ -166,40 +165,13 @@ fn child() {
 }
 
 fn settings() -> Settings {
-    Settings {
-        steps: STEPS,
-        batch: Batch {
-            sequences: 12,
-            micro_batch: 2,
-            sequence_length: 12,
-        },
-        optimizer: Optimizer {
-            kind: OptimizerKind::AdamW,
-            learning_rate: 1e-2,
-            beta1: 0.9,
-            beta2: 0.95,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            // Low enough to clip: the norm must be that of the whole gradient.
-            gradient_clip_norm: 0.5,
-        },
-        schedule: Schedule {
-            kind: ScheduleKind::WSD,
-            warmup_steps: 3,
-            decay_steps: 6,
-            final_share: 0.0,
-        },
-        checkpoint: CheckpointPolicy {
-            every_steps: 5,
-            every_seconds: 0,
-            keep: 2,
-        },
-        seed: 11,
-        threads: 1,
-        deterministic: true,
-        validation_sequences: 64,
-        fingerprint: "ranks".to_owned(),
-    }
+    let mut settings = fixture::settings("ranks");
+    settings.batch.sequences = 12;
+    // Low enough to clip: the norm must be that of the whole gradient.
+    settings.optimizer.gradient_clip_norm = 0.5;
+    settings.checkpoint.every_steps = 5;
+    settings.validation_sequences = 64;
+    settings
 }
 
 /// Runs all ranks to their ends.
