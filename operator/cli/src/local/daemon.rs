@@ -171,7 +171,7 @@ async fn told(client: &Client) -> Result<(), Error> {
                 label(label::KIND) == Some(Kind::Deployment.name())
                     && label(label::NAME) == deployment.metadata.name.as_deref()
                     && pod.namespace() == deployment.namespace()
-                    && !is_ready(pod)
+                    && controller::ready_since(pod).is_none()
             })
         };
         let all = deployments.list(&ListParams::default()).await?;
@@ -183,12 +183,6 @@ async fn told(client: &Client) -> Result<(), Error> {
     }
     tracing::warn!("the operator has not looked at all Deployments yet");
     Ok(())
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let status = pod.status.iter();
-    let mut conditions = status.flat_map(|status| status.conditions.iter().flatten());
-    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn address(listener: &std::net::TcpListener) -> Result<SocketAddr, Error> {

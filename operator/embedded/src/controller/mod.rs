@@ -25,6 +25,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
+pub use replicaset::ready_since;
+
 use crate::clock::{Clock, SystemClock};
 use action::{ActionError, execute};
 use cache::{Key, Store, controller_uid, watch};

@@ -12,6 +12,7 @@ use kube::ResourceExt;
 
 use super::policy::{Verdict, judge};
 use crate::controller::action::Action;
+use crate::controller::ready_since;
 
 /// Finalizer that keeps a pod until it is counted.
 pub const TRACKING: &str = "batch.kubernetes.io/job-tracking";
@@ -113,7 +114,7 @@ impl Tally {
                 _ => {
                     tally.taken.extend(index);
                     tally.restarts += restarts(pod);
-                    tally.ready += i32::from(is_ready(pod));
+                    tally.ready += i32::from(ready_since(pod).is_some());
                     tally.active.push(pod.clone());
                 }
             }
@@ -307,16 +308,6 @@ fn restarts(pod: &Pod) -> i32 {
     } else {
         0
     }
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
-        .iter()
-        .flat_map(|s| s.conditions.iter().flatten());
-    conditions
-        .into_iter()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn finish_time(pod: &Pod) -> Timestamp {
