@@ -3,20 +3,18 @@
 //	gitops HEALTH.lua < cases.jsonl
 //
 // Each line is {"state", "kstatus", "argo", "object"}. The verdict of kstatus comes from sigs.k8s.io/cli-utils, which Flux and
-// `helm --wait` use; that of Argo CD from the script in gopher-lua with the libraries, the limit and the rules of Argo CD's own
-// runner (util/lua). Prints each wrong verdict and a count; exit code 1 if there is one.
+// `helm --wait` use; that of Argo CD from its own packages, with the script as an override in its configuration. Prints each wrong verdict and a count; exit code 1 if there is one.
 package main
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
-	"time"
 
-	lua "github.com/yuin/gopher-lua"
+	argo "github.com/argoproj/argo-cd/v3/pkg/apis/application/v1alpha1"
+	"github.com/argoproj/argo-cd/v3/util/lua"
+	engine "github.com/argoproj/gitops-engine/pkg/health"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
@@ -90,68 +88,15 @@ func fail(err error) {
 	os.Exit(1)
 }
 
-// health is gitops-engine's GetResourceHealth: an object being deleted is Progressing whatever a script says.
+// health is the verdict of Argo CD with our script in its configuration, for all kinds of the group.
 func health(object *unstructured.Unstructured, script string) (string, string, error) {
-	if object.GetDeletionTimestamp() != nil {
-		return "Progressing", "Pending deletion", nil
-	}
-	state := lua.NewState(lua.Options{SkipOpenLibs: true})
-	defer state.Close()
-	// Argo CD opens these and no string or math library unless the installer says so.
-	for _, library := range []struct {
-		name string
-		open lua.LGFunction
-	}{
-		{lua.LoadLibName, lua.OpenPackage},
-		{lua.BaseLibName, lua.OpenBase},
-		{lua.TabLibName, lua.OpenTable},
-	} {
-		state.Push(state.NewFunction(library.open))
-		state.Push(lua.LString(library.name))
-		state.Call(1, 0)
-	}
-	limit, stop := context.WithTimeout(context.Background(), time.Second)
-	defer stop()
-	state.SetContext(limit)
-	state.SetGlobal("obj", value(state, object.Object))
-	if err := state.DoString(script); err != nil {
+	overrides := lua.ResourceHealthOverrides{"bessemer.dev/*": argo.ResourceOverride{HealthLua: script}}
+	verdict, err := engine.GetResourceHealth(object, overrides)
+	if err != nil {
 		return "", "", err
 	}
-	answer, ok := state.Get(-1).(*lua.LTable)
-	if !ok {
-		return "", "", fmt.Errorf("the script returns %s, not a table", state.Get(-1).Type())
+	if verdict == nil {
+		return "", "", fmt.Errorf("Argo CD found no health check")
 	}
-	verdict, message := answer.RawGetString("status").String(), answer.RawGetString("message")
-	known := []string{"Healthy", "Progressing", "Suspended", "Degraded", "Missing", "Unknown"}
-	if !slices.Contains(known, verdict) {
-		return "", "", fmt.Errorf("%s is no health status", verdict)
-	}
-	text, _ := message.(lua.LString)
-	return verdict, string(text), nil
-}
-
-func value(state *lua.LState, v any) lua.LValue {
-	switch v := v.(type) {
-	case string:
-		return lua.LString(v)
-	case bool:
-		return lua.LBool(v)
-	case float64:
-		return lua.LNumber(v)
-	case int64:
-		return lua.LNumber(v)
-	case []any:
-		table := state.CreateTable(len(v), 0)
-		for _, one := range v {
-			table.Append(value(state, one))
-		}
-		return table
-	case map[string]any:
-		table := state.CreateTable(0, len(v))
-		for name, one := range v {
-			table.RawSetString(name, value(state, one))
-		}
-		return table
-	}
-	return lua.LNil
+	return string(verdict.Status), verdict.Message, nil
 }

@@ -67,7 +67,7 @@ impl Normaliser {
         }
     }
 
-    /// Uids, and versions inside sentences about them.
+    /// Uids and times, and versions inside sentences about them.
     fn text(&mut self, text: &str) -> String {
         let mut result = String::new();
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
@@ -76,6 +76,13 @@ impl Normaliser {
             || text.contains("ResourceVersion");
         let mut rest = text;
         while !rest.is_empty() {
+            if let Some((time, after)) = rest.split_at_checked(20)
+                && is_time(time)
+            {
+                result.push_str("<time>");
+                rest = after;
+                continue;
+            }
             let word_end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
             if word_end == 0 {
                 let next = rest.chars().next().map_or(1, char::len_utf8);

@@ -64,7 +64,9 @@ pub fn kstatus(object: &Value) -> Verdict {
 fn at_rest(object: &Value) -> bool {
     let reason = condition(object, "Ready").map_or("", |c| text(c, "/reason"));
     match kstatus(object) {
-        Verdict::Current | Verdict::Failed => true,
+        // Whoever takes a name leaves it again: `Wire::squat`.
+        Verdict::Failed => reason != "NameTaken",
+        Verdict::Current => true,
         Verdict::InProgress => {
             let waiting = [
                 "DependencyMissing",

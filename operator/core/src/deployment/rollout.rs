@@ -27,6 +27,11 @@ const REST_SECONDS: u64 = 60;
 
 pub(super) type Asked = Result<(), Vec<Query>>;
 
+/// Whether the configuration in force at the router has the revision.
+fn knows(route: &RouteStatus, short: &str) -> bool {
+    route.backends.iter().any(|backend| backend.name == short)
+}
+
 /// A rollout in one pass: what is observed, and what should become of it.
 pub(super) struct Rollout<'a> {
     pub observed: &'a Observed<ModelDeployment>,
@@ -192,6 +197,11 @@ impl<'a> Rollout<'a> {
                 why.unwrap_or_default()
             );
             self.in_progress(reason::SCALING, message);
+        } else if self.route.as_ref().is_some_and(|route| !knows(route, short)) {
+            // A kubelet brings a changed configuration to the router's pod only a minute later.
+            let message = format!("{digest} runs; the router has not read its new configuration yet");
+            self.in_progress(reason::ROLLING_OUT, message);
+            self.look_again(LOOK_SECONDS);
         } else if self.traffic.draining().next().is_some() {
             self.in_progress(
                 reason::DRAINING,
