@@ -60,7 +60,7 @@ charts-install: ## install, upgrade and uninstall both charts on a real API serv
 	charts/install "$(BIN)"
 
 .PHONY: cluster-up
-cluster-up: ## start a real one-node Kubernetes with an S3 server in namespaces of its own (root; needs Go; not proven yet: docs/status.md)
+cluster-up: ## start a real one-node Kubernetes with an S3 server in namespaces of its own (root; needs Go)
 	@e2e/cluster/up
 
 .PHONY: cluster-down
@@ -68,8 +68,12 @@ cluster-down: ## end that cluster and leave nothing behind
 	@e2e/cluster/down
 
 .PHONY: e2e-cluster
-e2e-cluster: build ## the chain and the quickstart in restricted pods of that cluster (not proven yet: docs/status.md)
+e2e-cluster: build ## the chain and the quickstart in restricted pods of that cluster
 	e2e/cluster/test "$(BIN)"
+
+.PHONY: e2e-chaos
+e2e-chaos: build ## chains on that cluster under faults at seeded moments: SEED=n, ROUNDS=n for each fault
+	e2e/cluster/chaos "$(BIN)"
 
 .PHONY: e2e-store
 e2e-store: build ## the worker on an S3 server that is not ours, versitygw (needs Go)

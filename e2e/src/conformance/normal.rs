@@ -168,11 +168,11 @@ mod tests {
             json!({"metadata": {"uid": "<uid-1>", "resourceVersion": "<version-1>", "creationTimestamp": "<time>"}})
         );
         let second = normaliser.apply(
-            &json!({"message": format!("UID {uid} is gone"), "metadata": {"resourceVersion": "9"}}),
+            &json!({"message": format!("UID {uid} is gone since 2026-01-01T00:00:00Z"), "metadata": {"resourceVersion": "9"}}),
         );
         assert_eq!(
             second,
-            json!({"message": "UID <uid-1> is gone", "metadata": {"resourceVersion": "<version-2>"}})
+            json!({"message": "UID <uid-1> is gone since <time>", "metadata": {"resourceVersion": "<version-2>"}})
         );
     }
 }

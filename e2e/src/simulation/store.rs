@@ -124,6 +124,7 @@ impl Outside for World {
         });
         Ok(RouteStatus {
             revision: config.revision.clone(),
+            seconds_in_force: None,
             backends: backends.collect(),
         })
     }

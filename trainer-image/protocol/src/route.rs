@@ -37,6 +37,9 @@ pub struct Backend {
 pub struct RouteStatus {
     /// `revision` of the configuration in force.
     pub revision: String,
+    /// Seconds since it came into force; `None` from routers that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_in_force: Option<u64>,
     /// One entry per backend in force or still draining.
     pub backends: Vec<BackendStatus>,
 }

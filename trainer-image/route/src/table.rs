@@ -78,6 +78,7 @@ fn check(config: RouteConfig) -> Result<RouteConfig, ConfigError> {
 #[derive(Debug)]
 struct State {
     config: RouteConfig,
+    since: Instant,
     backends: Vec<Arc<Backend>>,
     /// Backends of earlier configurations that still answer something.
     leaving: Vec<Arc<Backend>>,
@@ -106,6 +107,7 @@ impl Table {
         };
         let state = State {
             config: empty,
+            since: Instant::now(),
             backends: Vec::new(),
             leaving: Vec::new(),
             share: Share::new(Vec::new()),
@@ -167,6 +169,7 @@ impl Table {
         );
         state.share = Share::new(weights);
         state.config = config;
+        state.since = Instant::now();
     }
 
     /// Chooses a backend for a new request. The error is why there is none, for the client.
@@ -238,6 +241,7 @@ impl Table {
         state.leaving.retain(|backend| backend.in_flight() > 0);
         RouteStatus {
             revision: state.config.revision.clone(),
+            seconds_in_force: Some(now.saturating_duration_since(state.since).as_secs()),
             backends: state
                 .backends
                 .iter()

@@ -154,16 +154,20 @@ impl Rollout<'_> {
     /// A canary step: abort on a breach, else go on when its time is over.
     fn step(&mut self, desired: &Desired, backend: Backend) -> Asked {
         let rollout = &self.object().spec.rollout;
+        let step = self.traffic.step.unwrap_or(0);
+        let Some(status) = self.ask_router()? else {
+            // Without its router a canary goes no further: nobody has seen it, nothing was measured.
+            let message = "the router does not answer; the step is held";
+            self.in_progress(reason::ROLLING_OUT, message);
+            self.look_again(LOOK_SECONDS);
+            return Ok(());
+        };
+        if status.revision != self.traffic.config(self.object()).revision {
+            self.rolling(step, LOOK_SECONDS);
+            self.told.message += "; the router has not read this yet";
+            return Ok(());
+        }
         if let Some(abort) = &rollout.abort {
-            let Some(status) = self.ask_router()? else {
-                // Without measurements a canary with limits goes no further.
-                self.in_progress(
-                    reason::ROLLING_OUT,
-                    "the router does not answer; the step is held",
-                );
-                self.look_again(LOOK_SECONDS);
-                return Ok(());
-            };
             let found = status.backends.iter().find(|b| b.name == backend.name);
             if let Some(breach) =
                 found.and_then(|found| breach(abort, found, self.traffic.baseline))
@@ -172,13 +176,19 @@ impl Rollout<'_> {
                 return Ok(());
             }
         }
-        let step = self.traffic.step.unwrap_or(0);
         let hold = rollout.steps.get(step).map_or(0, |step| step.hold_seconds);
-        let since = self.traffic.since.unwrap_or(self.observed.now);
-        let left = since
-            .as_second()
-            .saturating_add(hold)
-            .saturating_sub(self.observed.now.as_second());
+        // A step lasts from when its clients see it: a kubelet brings the router its configuration up to a minute later.
+        let held = match status.seconds_in_force {
+            Some(seconds) => i64::try_from(seconds).unwrap_or(i64::MAX),
+            None => {
+                let since = self.traffic.since.unwrap_or(self.observed.now);
+                self.observed
+                    .now
+                    .as_second()
+                    .saturating_sub(since.as_second())
+            }
+        };
+        let left = hold.saturating_sub(held);
         if left > 0 {
             let look = if rollout.abort.is_some() {
                 LOOK_SECONDS

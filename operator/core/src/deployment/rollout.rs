@@ -197,9 +197,14 @@ impl<'a> Rollout<'a> {
                 why.unwrap_or_default()
             );
             self.in_progress(reason::SCALING, message);
-        } else if self.route.as_ref().is_some_and(|route| !knows(route, short)) {
+        } else if self
+            .route
+            .as_ref()
+            .is_some_and(|route| !knows(route, short))
+        {
             // A kubelet brings a changed configuration to the router's pod only a minute later.
-            let message = format!("{digest} runs; the router has not read its new configuration yet");
+            let message =
+                format!("{digest} runs; the router has not read its new configuration yet");
             self.in_progress(reason::ROLLING_OUT, message);
             self.look_again(LOOK_SECONDS);
         } else if self.traffic.draining().next().is_some() {

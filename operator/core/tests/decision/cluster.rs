@@ -9,7 +9,7 @@ use bessemer_core::{
     Query, Received, Settings, StoreOperation, World, observe,
 };
 use bessemer_protocol::Storage;
-use bessemer_protocol::route::{BackendStatus, RouteConfig, RouteStatus};
+use bessemer_protocol::route::RouteConfig;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -85,6 +85,12 @@ pub struct Cluster {
     pub mute: BTreeSet<String>,
     /// Router counters by digest: requests, errors, in flight, p99.
     pub counters: BTreeMap<String, (u64, u64, u64, Option<f64>)>,
+    /// Seconds until the router's pod sees a changed configuration.
+    pub router_lag: i64,
+    /// Configuration in force at the router, and since when.
+    pub router: Option<(RouteConfig, i64)>,
+    /// Revision of a configuration that the router has not seen yet, and when it was written.
+    pub router_awaits: Option<(String, i64)>,
     /// Value of every metric by digest of the model; 1.0 when absent.
     pub quality: BTreeMap<String, f64>,
     pub store_down: bool,
@@ -167,6 +173,9 @@ impl Cluster {
             unready: BTreeSet::new(),
             mute: BTreeSet::new(),
             counters: BTreeMap::new(),
+            router_lag: 0,
+            router: None,
+            router_awaits: None,
             quality: BTreeMap::new(),
             store_down: false,
             writes: 0,
@@ -566,35 +575,14 @@ impl Cluster {
                 let Some(name) = router.and_then(|v| v["metadata"]["name"].as_str()) else {
                     return Answer::Unavailable("no router".into());
                 };
-                let map = &self.children[&("ConfigMap".to_owned(), name.to_owned())];
-                let config: RouteConfig =
-                    serde_json::from_str(map["data"]["route.json"].as_str().unwrap()).unwrap();
-                Answer::Route(self.route_status(&config))
+                match &self.router {
+                    Some((config, since)) if self.router_lag > 0 => {
+                        let seconds = u64::try_from(self.now - since).unwrap();
+                        Answer::Route(self.route_status(config, Some(seconds)))
+                    }
+                    _ => Answer::Route(self.route_status(&self.route_config(name), None)),
+                }
             }
-        }
-    }
-
-    fn route_status(&self, config: &RouteConfig) -> RouteStatus {
-        let backends = config.backends.iter().map(|backend| {
-            let (requests, errors, in_flight, p99) = self
-                .counters
-                .get(&backend.digest)
-                .copied()
-                .unwrap_or_default();
-            BackendStatus {
-                name: backend.name.clone(),
-                digest: backend.digest.clone(),
-                requests,
-                errors,
-                in_flight,
-                ttft_p50_ms: None,
-                ttft_p99_ms: p99,
-                tokens_per_second: None,
-            }
-        });
-        RouteStatus {
-            revision: config.revision.clone(),
-            backends: backends.collect(),
         }
     }
 

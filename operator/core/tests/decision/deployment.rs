@@ -266,6 +266,42 @@ fn traffic_moves_in_steps_and_each_is_held() {
 }
 
 #[test]
+fn a_step_is_held_and_an_end_is_told_from_when_the_router_knows_of_it() {
+    let (mut cluster, chain) = serving();
+    cluster.router_lag = 70;
+    let steps = json!([{"percent": 10, "holdSeconds": 60}, {"percent": 50, "holdSeconds": 60}]);
+    cluster.edit(&chain.served, |spec| {
+        spec["rollout"] = json!({"steps": steps})
+    });
+    let (_, new) = retune(&mut cluster, &chain);
+    // What clients see, and since when.
+    let mut seen: Vec<(i64, u32)> = Vec::new();
+    let mut behind = 0;
+    for _ in 0..500 {
+        cluster.reconcile(&chain.served);
+        cluster.step();
+        let (config, _) = cluster.router.clone().unwrap();
+        let backend = config.backends.iter().find(|b| b.digest == new);
+        let share = backend.map_or(0, |backend| backend.weight);
+        if seen.last().is_none_or(|(_, last)| *last != share) {
+            seen.push((cluster.now, share));
+        }
+        let serving = cluster.reason(&chain.served) == "Serving";
+        assert!(!serving || share == 100, "told Serving at {seen:?}");
+        behind += usize::from(cluster.message(&chain.served).contains("has not read"));
+        cluster.now += 1;
+    }
+    let shares: Vec<u32> = seen.iter().map(|(_, share)| *share).collect();
+    assert_eq!(shares, [0, 10, 50, 100]);
+    assert!(
+        seen[2].0 - seen[1].0 >= 60 && seen[3].0 - seen[2].0 >= 60,
+        "{seen:?}"
+    );
+    assert!(behind >= 2 * 60, "said for {behind} s");
+    assert_eq!(cluster.reason(&chain.served), "Serving");
+}
+
+#[test]
 fn a_canary_that_breaks_a_limit_is_taken_back() {
     for (counters, part) in [
         ((120, 20, 0, None), "requests failed"),

@@ -15,6 +15,7 @@ mod gitops;
 mod kstatus;
 mod property;
 mod refusal;
+mod router;
 mod run;
 mod snapshot;
 mod source;

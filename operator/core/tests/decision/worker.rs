@@ -22,6 +22,7 @@ impl Cluster {
             self.step_job(&name);
         }
         self.step_deployments();
+        self.step_router();
         self.collect();
     }
 
