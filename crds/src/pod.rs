@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +29,10 @@ pub struct Resources {
 }
 
 /// What may be set on the pods of an object.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.labels) || self.labels.all(name, !name.startsWith('bessemer.dev/'))").message("labels below bessemer.dev/ are the operator's own"))]
+#[x_kube(validation = Rule::new("!has(self.env) || self.env.all(e, !e.name.startsWith('BESSEMER_') && !(e.name in ['POD_IP', 'POD_NAME', 'TRACEPARENT', 'OTEL_EXPORTER_OTLP_ENDPOINT', 'CUBLAS_WORKSPACE_CONFIG']))").message("env must not name what the operator sets: BESSEMER_*, POD_IP, POD_NAME, TRACEPARENT, OTEL_EXPORTER_OTLP_ENDPOINT, CUBLAS_WORKSPACE_CONFIG"))]
 pub struct PodOverlay {
     /// Node labels that must match.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -63,7 +66,7 @@ pub struct PodOverlay {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub annotations: BTreeMap<String, String>,
-    /// Environment of the worker.
+    /// Environment of the worker; names that the operator sets are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub env: Vec<EnvVar>,

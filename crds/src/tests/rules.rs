@@ -111,6 +111,8 @@ fn cases() -> Vec<Case> {
         case(PretrainJob, "at most one of tokens", &[("/spec/training", json!({"steps": 5}))], &[("/spec/training", json!({"steps": 5, "epochs": 1}))]),
         case(PretrainJob, "minReplicas must not exceed", &[("/spec/workers", json!({"replicas": 1, "minReplicas": 1}))], &[("/spec/workers", json!({"replicas": 1, "minReplicas": 2}))]),
         case(PretrainJob, "maxReplicas must not be below", &[("/spec/workers", json!({"replicas": 1, "maxReplicas": 4}))], &[("/spec/parallelism", json!({"data": 2})), ("/spec/workers", json!({"replicas": 2, "maxReplicas": 1}))]),
+        case(PretrainJob, "labels below bessemer.dev/", &[("/spec/pod", json!({"labels": {"team": "a"}}))], &[("/spec/pod", json!({"labels": {"bessemer.dev/run": "a"}}))]),
+        case(PretrainJob, "env must not name what the operator sets", &[("/spec/pod", json!({"env": [{"name": "RUST_LOG", "value": "debug"}]}))], &[("/spec/pod", json!({"env": [{"name": "BESSEMER_WORK_DIR", "value": "/"}]}))]),
         case(PretrainJob, "everySteps or everySeconds", &[("/spec/checkpoint", json!({"everySteps": 5}))], &[("/spec/checkpoint", json!({"everySteps": 5, "everySeconds": 5}))]),
         case(PretrainJob, "either kind and name, or uri", &[("/spec/initialModelRef", json!({"uri": "s3://b/c"}))], &[("/spec/initialModelRef", json!({"uri": "s3://b/c", "name": "x"}))]),
         case(PretrainJob, "give a preset", &[("/spec/model", json!({"family": "GPT2", "layers": 2, "heads": 2, "hiddenSize": 8}))], &[("/spec/model", json!({"family": "GPT2", "layers": 2}))]),

@@ -217,6 +217,10 @@ fn environment(container: &Container, policy: &ObjectPolicy) -> Vec<Value> {
         all.push(json!({"name": env::PROGRESS_URL, "value": url}));
         all.push(json!({"name": env::TOKEN_FILE, "value": format!("{TOKEN_DIR}/token")}));
     }
+    if gpus(container, policy) > 0 {
+        // Without it cuBLAS is not deterministic: docs.nvidia.com/cuda/cublas, Results reproducibility.
+        all.push(json!({"name": "CUBLAS_WORKSPACE_CONFIG", "value": ":4096:8"}));
+    }
     if container.api_keys_secret.is_some() {
         all.push(json!({"name": env::API_KEYS_DIR, "value": KEYS_DIR}));
     }

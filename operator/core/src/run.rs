@@ -99,7 +99,7 @@ pub struct Run {
     pub task: Task,
     /// What it reads, in a fixed order.
     pub inputs: Vec<Input>,
-    /// GPUs of each pod, when the workers block asks for them.
+    /// GPUs of each pod.
     pub gpus: i32,
 }
 
@@ -146,11 +146,11 @@ impl Run {
     }
 
     /// The run that a rendered configuration describes.
-    pub fn of_config(config: RunConfig, gpus: i32) -> Self {
+    pub fn of_config(config: RunConfig) -> Self {
         Self {
             task: config.task,
             inputs: config.inputs,
-            gpus,
+            gpus: i32::try_from(config.gpus).unwrap_or(i32::MAX),
         }
     }
 

@@ -5,7 +5,7 @@ use bessemer_api::{
     Checkpoint, ObjectPolicy, OptimizerName, PrecisionName, ScheduleName, Training,
 };
 use bessemer_protocol::task::{
-    Batch, CheckpointPolicy, Optimizer, OptimizerKind, Precision, Schedule, ScheduleKind,
+    Batch, CheckpointPolicy, Optimizer, OptimizerKind, Phases, Precision, Schedule, ScheduleKind,
 };
 
 use crate::reason::{self, Invalid};
@@ -73,10 +73,41 @@ pub fn optimizer(training: &Training) -> Optimizer {
     }
 }
 
-/// The schedule over `steps` optimizer steps; `None` when the worker learns their number only from the data.
+/// Share of the steps that warm up when the spec does not say.
+const WARMUP: f64 = 0.02;
+/// Share of the steps over which WSD decays.
+const DECAY: f64 = 0.2;
+
+/// The phases of a schedule whose number of steps only the data tells; `None` when the schedule alone says all.
+pub fn phases(training: &Training, steps: Option<u64>) -> Option<Phases> {
+    let warmup = if training.warmup_steps.is_none() {
+        WARMUP
+    } else {
+        0.0
+    };
+    let decays = matches!(training.schedule, ScheduleName::WSD);
+    let decay = if decays { DECAY } else { 0.0 };
+    (steps.is_none() && warmup + decay > 0.0).then_some(Phases { warmup, decay })
+}
+
+/// GPUs of each pod: what the workers block or the resources block asks for.
 ///
 /// # Errors
-/// When the warmup is longer than the run, or WSD has no number of steps to decay over.
+/// When several ranks would have to sum on GPUs.
+pub fn gpus(policy: &ObjectPolicy, workers: i32, ranks: u32) -> Result<i32, Invalid> {
+    let gpus = policy.resources.gpus.unwrap_or(0).max(workers);
+    if gpus > 0 && ranks > 1 {
+        let message = "spec.parallelism.data above 1 with GPUs is not built yet; give one worker with a GPU, or workers without";
+        return Err(Invalid::terminal(reason::NOT_IMPLEMENTED, message));
+    }
+    Ok(gpus)
+}
+
+/// The schedule over `steps` optimizer steps; `None` when the worker learns their number only from the data and
+/// takes the rest from [`phases`].
+///
+/// # Errors
+/// When the warmup is longer than the run.
 pub fn schedule(training: &Training, steps: Option<u64>) -> Result<Schedule, Invalid> {
     let kind = match training.schedule {
         ScheduleName::Cosine => ScheduleKind::Cosine,
@@ -96,11 +127,6 @@ pub fn schedule(training: &Training, steps: Option<u64>) -> Result<Schedule, Inv
     }
     let decay_steps = match (kind, steps) {
         (ScheduleKind::WSD, Some(steps)) => (steps / 5).min(steps - warmup_steps),
-        (ScheduleKind::WSD, None) => {
-            return Err(invalid(
-                "spec.training.schedule WSD needs spec.training.steps",
-            ));
-        }
         _ => 0,
     };
     Ok(Schedule {

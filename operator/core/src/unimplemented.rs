@@ -67,6 +67,7 @@ pub const TABLE: &[Unimplemented] = &[
     no(Dataset, "erasures", Present),
     no(Dataset, "schedule", Present),
     no(Dataset, "parallelism", Above(1)),
+    no(Dataset, "resources.gpus", Above(0)),
     no(PretrainJob, "model.family", Is(&["Mixtral", "MPT", "BERT"])),
     no(PretrainJob, "model.preset", Is(&["7B", "70B", "175B"])),
     no(PretrainJob, "model.positions", Is(&["ALiBi"])),
@@ -87,6 +88,7 @@ pub const TABLE: &[Unimplemented] = &[
         Is(&["Optimizer", "Full"]),
     ),
     no(PretrainJob, "workers.gpus", Above(1)),
+    no(PretrainJob, "resources.gpus", Above(1)),
     no(PretrainJob, "workers.minReplicas", Present),
     no(PretrainJob, "workers.maxReplicas", Present),
     no(PretrainJob, "budget", Present),
@@ -105,6 +107,7 @@ pub const TABLE: &[Unimplemented] = &[
     no(FineTune, "parallelism.expert", Above(1)),
     no(FineTune, "parallelism.sharding", Is(&["Optimizer", "Full"])),
     no(FineTune, "workers.gpus", Above(1)),
+    no(FineTune, "resources.gpus", Above(1)),
     no(FineTune, "workers.minReplicas", Present),
     no(FineTune, "workers.maxReplicas", Present),
     no(Evaluation, "suites[].multipleChoice", Present),
@@ -114,6 +117,7 @@ pub const TABLE: &[Unimplemented] = &[
     no(Evaluation, "suites[].stress", Present),
     no(Evaluation, "suites[].retrieval", Present),
     no(Evaluation, "suites[].human", Present),
+    no(Evaluation, "resources.gpus", Above(1)),
     no(Deployment, "engine", Is(&["VLLM", "TensorRTLLM"])),
     no(Deployment, "quantization", Is(&["INT8", "FP8"])),
     no(Deployment, "autoscaling", Present),
@@ -123,6 +127,7 @@ pub const TABLE: &[Unimplemented] = &[
     no(Deployment, "retrieval", Present),
     no(Deployment, "feedback.enabled", True),
     no(Deployment, "adapters", Present),
+    no(Deployment, "resources.gpus", Above(0)),
 ];
 
 impl Unimplemented {

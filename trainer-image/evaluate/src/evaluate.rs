@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use tch::Device;
 
 use bessemer_protocol::EvaluationResult;
 use bessemer_protocol::task::{Aggregation, EvaluateTask, Suite, SuiteKind};
@@ -20,7 +21,7 @@ use crate::table;
 pub const RESULTS_FILE: &str = "results.json";
 
 /// Directories of verified inputs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Inputs {
     /// Hugging Face directory of the model.
     pub model: Option<PathBuf>,
@@ -28,6 +29,8 @@ pub struct Inputs {
     pub baseline: Option<PathBuf>,
     /// Datasets by the name that suites use.
     pub datasets: Vec<(String, PathBuf)>,
+    /// Where the models lie.
+    pub device: Device,
 }
 
 /// How far a run is.
@@ -102,7 +105,7 @@ pub fn evaluate(
     }
     let subjects = std::iter::once(model).chain(&inputs.baseline);
     let subjects: Vec<Subject> = subjects
-        .map(|directory| Subject::load(directory))
+        .map(|directory| Subject::load(directory, inputs.device))
         .collect::<Result<_, _>>()?;
     let samples: usize = loaded
         .iter()

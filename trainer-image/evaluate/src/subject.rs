@@ -45,13 +45,13 @@ impl Likelihood {
 }
 
 impl Subject {
-    /// Loads a Hugging Face directory in FP32.
+    /// Loads a Hugging Face directory in FP32 onto `device`.
     ///
     /// # Errors
     /// [`Error::Model`] naming the file.
-    pub fn load(directory: &Path) -> Result<Self, Error> {
+    pub fn load(directory: &Path, device: Device) -> Result<Self, Error> {
         let directory = Directory::new(directory);
-        let model = directory.load(Some(Kind::Float), None, Device::Cpu)?;
+        let model = directory.load(Some(Kind::Float), None, device)?;
         let template = match directory.chat_template()? {
             Some(template) => template,
             None => ChatTemplate::new(CHAT_TEMPLATE, "", "")?,
@@ -66,6 +66,10 @@ impl Subject {
 
     fn context(&self) -> usize {
         usize::try_from(self.model.config().context_length).unwrap_or(1)
+    }
+
+    fn ids(&self, ids: &[i64]) -> Tensor {
+        Tensor::from_slice(ids).to_device(self.model.device())
     }
 
     fn encode(&self, text: &str) -> Result<tokenizers::Encoding, Error> {
@@ -139,12 +143,12 @@ impl Subject {
         let first = window.inputs.end + 1 - window.predicted;
         let targets = sequence.get(first..=window.inputs.end).unwrap_or_default();
         tch::no_grad(|| {
-            let hidden =
-                self.model
-                    .hidden(&Tensor::from_slice(inputs).unsqueeze(0), None, false)?;
+            let hidden = self
+                .model
+                .hidden(&self.ids(inputs).unsqueeze(0), None, false)?;
             let predicted = targets.len() as i64;
             let hidden = hidden.narrow(0, inputs.len() as i64 - predicted, predicted);
-            let targets = Tensor::from_slice(targets);
+            let targets = self.ids(targets);
             let mut values = Vec::with_capacity(window.predicted);
             let mut row = 0;
             while row < predicted {
@@ -191,7 +195,7 @@ impl Subject {
                 cache: &mut cache,
                 tokens: ids.len() as i64,
             }];
-            let hidden = self.model.extend(&Tensor::from_slice(ids), segments)?;
+            let hidden = self.model.extend(&self.ids(ids), segments)?;
             let logits = tch::no_grad(|| {
                 self.model
                     .logits(&hidden.narrow(0, hidden.size2()?.0 - 1, 1))
@@ -230,9 +234,7 @@ impl Subject {
                     tokens: 1,
                 })
                 .collect();
-            let hidden = self
-                .model
-                .extend(&Tensor::from_slice(&tokens), &mut segments)?;
+            let hidden = self.model.extend(&self.ids(&tokens), &mut segments)?;
             let logits = tch::no_grad(|| self.model.logits(&hidden).to_kind(Kind::Float));
             for (row, one) in active.into_iter().enumerate() {
                 one.take(

@@ -147,6 +147,7 @@ fn a_uniform_model_has_the_vocabulary_as_byte_perplexity() {
     let inputs = Inputs {
         model: Some(save(root.path(), "uniform", 1, 0.0)),
         baseline: None,
+        device: tch::Device::Cpu,
         datasets: vec![
             ("docs".into(), dataset(root.path(), "docs", &documents())),
             ("pairs".into(), dataset(root.path(), "pairs", &questions())),
@@ -177,7 +178,7 @@ fn a_uniform_model_has_the_vocabulary_as_byte_perplexity() {
 fn log_likelihoods_equal_decoding_token_by_token() {
     let root = tempfile::tempdir().unwrap();
     let path = save(root.path(), "model", 5, 3.0);
-    let subject = Subject::load(&path).unwrap();
+    let subject = Subject::load(&path, tch::Device::Cpu).unwrap();
     let text = "Thirty bytes of text, or so: ü";
     let found = subject.document(text).unwrap();
     let model = Directory::new(&path).load(None, None, Device::Cpu).unwrap();
@@ -215,6 +216,7 @@ fn no_number_depends_on_the_batch_size_or_on_the_order_of_samples() {
         let inputs = Inputs {
             model: model.clone(),
             baseline: None,
+            device: tch::Device::Cpu,
             datasets: vec![
                 ("docs".into(), dataset(root.path(), name, &docs)),
                 ("pairs".into(), dataset(root.path(), "pairs", &questions())),
@@ -283,6 +285,7 @@ fn a_baseline_gives_its_own_and_paired_numbers() {
         let inputs = Inputs {
             model: Some(sharp.clone()),
             baseline: Some(baseline.to_owned()),
+            device: tch::Device::Cpu,
             datasets: datasets.clone(),
         };
         let mut watch = quiet();
@@ -328,6 +331,7 @@ fn broken_weights_missing_inputs_and_interruption_are_said() {
     let mut inputs = Inputs {
         model: Some(broken),
         baseline: None,
+        device: tch::Device::Cpu,
         datasets: vec![("docs".into(), dataset(root.path(), "docs", &documents()))],
     };
     let mut only = task(1);

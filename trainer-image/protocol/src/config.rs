@@ -23,6 +23,14 @@ pub struct RunConfig {
     pub inputs: Vec<Input>,
     /// What to do.
     pub task: Task,
+    /// GPUs of the pod; 0 computes on its CPUs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gpus: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // reason: serde gives a reference
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Identity of a run.

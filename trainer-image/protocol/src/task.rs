@@ -16,7 +16,7 @@ pub use prepare::{
 };
 pub use train::{
     Adapter, Batch, CheckpointPolicy, Family, Mixture, ModelShape, Optimizer, OptimizerKind,
-    Positions, Precision, Schedule, ScheduleKind, TrainTask, TuneTask,
+    Phases, Positions, Precision, Schedule, ScheduleKind, TrainTask, TuneTask,
 };
 
 /// What a worker does; the tag is the worker's subcommand.

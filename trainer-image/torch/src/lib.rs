@@ -8,7 +8,8 @@ pub mod distributed;
 
 use std::ffi::{CStr, c_char};
 
-use tch::Tensor;
+pub use tch::Device;
+use tch::{Cuda, Tensor};
 use torch_sys::C_tensor;
 
 unsafe extern "C" {
@@ -49,6 +50,33 @@ impl Error {
     /// Stable word for reports.
     pub fn category(&self) -> &'static str {
         "LibtorchError"
+    }
+}
+
+/// A GPU is asked for where libtorch finds none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0} GPU(s) are asked for, but libtorch finds none; use the image with CUDA, give the pod a runtime class with the \
+     driver, or ask for no GPU"
+)]
+pub struct NoGpu(u32);
+
+impl NoGpu {
+    /// Stable word for reports.
+    pub fn category(&self) -> &'static str {
+        "NoGpu"
+    }
+}
+
+/// Where the tensors of a process with `gpus` GPUs lie: on the first, or on the CPU when it has none.
+///
+/// # Errors
+/// When libtorch finds no GPU though the process should have one: it must not train on CPUs for days unnoticed.
+pub fn device(gpus: u32) -> Result<Device, NoGpu> {
+    match gpus {
+        0 => Ok(Device::Cpu),
+        _ if Cuda::is_available() => Ok(Device::Cuda(0)),
+        _ => Err(NoGpu(gpus)),
     }
 }
 

@@ -57,8 +57,8 @@ pub fn pretrain(
     let mut batches = Shards::open(&directories, task)?;
     let compute = outcome::compute(task.precision);
     let model = match &inputs.model {
-        None => Model::new(config, task.seed, compute, Device::Cpu)?,
-        Some(base) => continued(base, &config, compute)?,
+        None => Model::new(config, task.seed, compute, ranks.device())?,
+        Some(base) => continued(base, &config, compute, ranks.device())?,
     };
     let settings = Settings {
         steps: task.steps,
@@ -149,7 +149,7 @@ pub fn architecture(shape: &ModelShape, vocabulary: u32) -> Result<Config, Error
 }
 
 /// The model to continue; its shape must be the one asked for, since the result is published as that.
-fn continued(base: &Path, wanted: &Config, compute: Kind) -> Result<Model, Error> {
+fn continued(base: &Path, wanted: &Config, compute: Kind, device: Device) -> Result<Model, Error> {
     let directory = Directory::new(base);
     let found = directory.config()?;
     let same = Config {
@@ -172,7 +172,7 @@ fn continued(base: &Path, wanted: &Config, compute: Kind) -> Result<Model, Error
             problem,
         });
     }
-    let mut model = directory.load(Some(Kind::Float), Some(compute), Device::Cpu)?;
+    let mut model = directory.load(Some(Kind::Float), Some(compute), device)?;
     model.set_dropout(wanted.dropout);
     model.set_trainable(true);
     Ok(model)

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bessemer_protocol::task::Batch;
 use bessemer_torch::distributed::Group;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::Error;
 
@@ -14,31 +14,51 @@ const BUCKET: usize = 16 << 20;
 
 /// The processes that train one model, each on its share of every batch.
 #[derive(Debug)]
-pub struct Ranks(Option<Group>);
+pub struct Ranks {
+    group: Option<Group>,
+    device: Device,
+}
 
 impl Ranks {
     /// One process, which needs no group.
     #[must_use]
     pub fn alone() -> Self {
-        Self(None)
+        Self {
+            group: None,
+            device: Device::Cpu,
+        }
     }
 
     /// The processes of a group.
     #[must_use]
     pub fn of(group: Group) -> Self {
-        Self(Some(group))
+        Self {
+            group: Some(group),
+            device: Device::Cpu,
+        }
+    }
+
+    /// The same with the model of this one on `device`. A group sums on CPUs only.
+    #[must_use]
+    pub fn on(self, device: Device) -> Self {
+        Self { device, ..self }
+    }
+
+    /// Where this one's model lies.
+    pub(crate) fn device(&self) -> Device {
+        self.device
     }
 
     /// How many they are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.as_ref().map_or(1, Group::size)
+        self.group.as_ref().map_or(1, Group::size)
     }
 
     /// Number of this one, from 0.
     #[must_use]
     pub fn rank(&self) -> usize {
-        self.0.as_ref().map_or(0, Group::rank)
+        self.group.as_ref().map_or(0, Group::rank)
     }
 
     /// Whether this is the one that writes checkpoints and results.
@@ -49,7 +69,7 @@ impl Ranks {
 
     /// Leaves the others with a reason, which they tell in place of "lost".
     pub fn leave(&mut self, reason: &str) {
-        if let Some(group) = self.0.take() {
+        if let Some(group) = self.group.take() {
             group.leave(reason);
         }
     }
@@ -63,7 +83,7 @@ impl Ranks {
 
     /// Sums over all ranks; every rank gets the same bits.
     pub(crate) fn sum<const N: usize>(&mut self, numbers: [f64; N]) -> Result<[f64; N], Error> {
-        let Some(group) = &mut self.0 else {
+        let Some(group) = &mut self.group else {
             return Ok(numbers);
         };
         let tensor = Tensor::from_slice(&numbers);
@@ -94,7 +114,7 @@ impl Ranks {
         tensors: &[Tensor],
         act: impl Fn(&mut Group, &Tensor) -> Result<(), bessemer_torch::distributed::Error>,
     ) -> Result<(), Error> {
-        let Some(group) = &mut self.0 else {
+        let Some(group) = &mut self.group else {
             return Ok(());
         };
         for bucket in buckets(tensors) {
@@ -117,7 +137,7 @@ impl Ranks {
 
     /// The text of rank 0.
     pub(crate) fn text_of_first(&mut self, own: &str) -> Result<String, Error> {
-        let Some(group) = &mut self.0 else {
+        let Some(group) = &mut self.group else {
             return Ok(own.to_owned());
         };
         let first = group.rank() == 0;
@@ -126,10 +146,7 @@ impl Ranks {
         let bytes = if first {
             Tensor::from_slice(own.as_bytes())
         } else {
-            Tensor::f_zeros(
-                [length.f_int64_value(&[0])?],
-                (Kind::Uint8, tch::Device::Cpu),
-            )?
+            Tensor::f_zeros([length.f_int64_value(&[0])?], (Kind::Uint8, Device::Cpu))?
         };
         group.broadcast(&bytes, 0)?;
         let bytes = Vec::<u8>::try_from(bytes)?;
@@ -171,7 +188,7 @@ mod tests {
     #[test]
     fn buckets_hold_every_tensor_once_in_order_and_stay_small() {
         let sizes = [5, BUCKET as i64 - 5, 1, 2 * BUCKET as i64, 3, 4];
-        let tensors = sizes.map(|size| Tensor::zeros([size], (Kind::Uint8, tch::Device::Cpu)));
+        let tensors = sizes.map(|size| Tensor::zeros([size], (Kind::Uint8, Device::Cpu)));
         let found: Vec<Vec<i64>> = buckets(&tensors)
             .map(|bucket| bucket.iter().map(|tensor| tensor.size()[0]).collect())
             .collect();

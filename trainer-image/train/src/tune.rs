@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bessemer_model::{AdapterSpec, CHAT_TEMPLATE, ChatTemplate, Directory, TOKENIZER_CONFIG_FILE};
 use bessemer_protocol::task::TuneTask;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use crate::conversation::{Conversations, read_conversations};
 use crate::outcome::{self, Finished, Inputs, Outcome};
@@ -43,8 +43,9 @@ pub fn tune(
     let mut model = source.load(
         Some(Kind::Float),
         Some(outcome::compute(task.precision)),
-        Device::Cpu,
+        ranks.device(),
     )?;
+    model.set_dropout(task.dropout);
     let context = model.config().context_length;
     if i64::from(task.sequence_length) > context || task.sequence_length < 2 {
         let problem = format!(
@@ -99,7 +100,10 @@ pub fn tune(
         steps,
         batch: task.batch,
         optimizer: task.optimizer.clone(),
-        schedule: task.schedule.clone(),
+        schedule: match &task.phases {
+            Some(phases) => phases.over(&task.schedule, steps),
+            None => task.schedule.clone(),
+        },
         checkpoint: task.checkpoint,
         seed: task.seed,
         threads: task.threads,

@@ -265,6 +265,42 @@ fn an_interrupted_pretraining_ends_in_the_same_files() {
 }
 
 #[test]
+fn a_gpu_trains_as_the_cpu_does() {
+    let Ok(gpu) = bessemer_torch::device(1) else {
+        eprintln!("skipped: libtorch finds no GPU here");
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let docs = dataset(root.path(), "docs", 9);
+    for precision in [Precision::FP32, Precision::BF16] {
+        let task = task(Family::Llama, precision);
+        let run = |device: Device, stop_at: u64| {
+            pretrain(
+                &task,
+                &inputs(&docs),
+                &root.path().join(format!("{device:?}-{precision:?}")),
+                &mut Ranks::alone().on(device),
+                &mut StopAt(stop_at, 0),
+            )
+        };
+        let cpu = finished(run(Device::Cpu, 0).unwrap());
+        // A checkpoint brings weights and moments back onto the GPU.
+        let stopped = run(gpu, 10).unwrap();
+        assert!(matches!(stopped, Outcome::Interrupted { step: 10 }));
+        let gpu = finished(run(gpu, 0).unwrap());
+        let tolerance = match precision {
+            Precision::FP32 => 1e-3,
+            Precision::BF16 => 0.05,
+        };
+        let (one, other) = (cpu.summary.loss, gpu.summary.loss);
+        assert!(
+            (one - other).abs() < tolerance * one,
+            "{precision:?}: {one} {other}"
+        );
+    }
+}
+
+#[test]
 fn a_model_is_continued_and_a_mixture_needs_one_tokenizer() {
     let root = tempfile::tempdir().unwrap();
     let (docs, other) = (

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bessemer_model::{ChatTemplate, Config, Directory, Message, Model, WEIGHTS_FILE};
 use bessemer_protocol::task::{
-    Adapter, Batch, CheckpointPolicy, Optimizer, OptimizerKind, Precision, Schedule, ScheduleKind,
-    TuneTask,
+    Adapter, Batch, CheckpointPolicy, Optimizer, OptimizerKind, Phases, Precision, Schedule,
+    ScheduleKind, TuneTask,
 };
 use bessemer_train::{Error, Inputs, Observer, Outcome, Progress, Ranks, tune};
 use serde_json::json;
@@ -149,6 +149,8 @@ fn task(adapter: Option<Adapter>) -> TuneTask {
             decay_steps: 0,
             final_share: 0.0,
         },
+        phases: None,
+        dropout: 0.0,
         precision: Precision::FP32,
         seed: 3,
         deterministic: true,
@@ -195,6 +197,43 @@ fn answer(directory: &Path, question: &str) -> String {
         .unwrap();
     let answer = logits.get(0).get(-1).argmax(-1, false).int64_value(&[]);
     tokenizer.decode(&[answer as u32], false).unwrap()
+}
+
+#[test]
+fn dropout_and_phases_are_what_the_task_says() {
+    let fixture = Fixture::new();
+    let short = TuneTask {
+        epochs: 2,
+        ..task(None)
+    };
+    let weights = |task: &TuneTask, work: &str| {
+        let done = finished(fixture.tune(task, work, 0).unwrap());
+        std::fs::read(done.directory.join(WEIGHTS_FILE)).unwrap()
+    };
+    let dropped = TuneTask {
+        dropout: 0.2,
+        ..short.clone()
+    };
+    assert!(weights(&dropped, "dropped") != weights(&short, "plain"));
+    // Two passes over 54 conversations in batches of 6 are 18 steps: a third of warmup is 6, a sixth of decay is 3.
+    let phases = Phases {
+        warmup: 1.0 / 3.0,
+        decay: 1.0 / 6.0,
+    };
+    let mut shares = short.clone();
+    shares.schedule.kind = ScheduleKind::WSD;
+    let mut steps = shares.clone();
+    shares.phases = Some(phases);
+    (steps.schedule.warmup_steps, steps.schedule.decay_steps) = (6, 3);
+    assert_eq!(phases.over(&shares.schedule, 18), steps.schedule);
+    assert!(weights(&shares, "shares") == weights(&steps, "steps"));
+    // No share of warmup leaves the steps that were given, and decay what is left of them.
+    let given = Phases {
+        warmup: 0.0,
+        decay: 0.9,
+    };
+    let over = given.over(&shares.schedule, 18);
+    assert_eq!((over.warmup_steps, over.decay_steps), (5, 13));
 }
 
 #[test]

@@ -108,6 +108,12 @@ impl From<DataError> for Failure {
     }
 }
 
+impl From<bessemer_torch::NoGpu> for Failure {
+    fn from(error: bessemer_torch::NoGpu) -> Self {
+        Self::of(ExitCode::Environment, error.category(), &error)
+    }
+}
+
 impl From<bessemer_train::Error> for Failure {
     fn from(error: bessemer_train::Error) -> Self {
         use bessemer_torch::distributed::Error as Ranks;

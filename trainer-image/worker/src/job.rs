@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bessemer_protocol::{RunConfig, Stage};
+use bessemer_torch::Device;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,8 @@ pub struct Job {
     pub work: PathBuf,
     /// Where this process stands among the run's ranks.
     pub place: Place,
+    /// Where the model lies.
+    pub device: Device,
     /// Verified inputs, in the configuration's order.
     pub inputs: Vec<Fetched>,
     /// Checkpoints and results.
@@ -64,6 +67,7 @@ pub async fn run(
     work: impl FnOnce(Job) -> Result<Option<Made>, Failure> + Send + 'static,
 ) -> Result<(), Failure> {
     let place = environment.place(config.task.ranks())?;
+    let device = bessemer_torch::device(config.gpus)?;
     let directory = environment.work.join(&config.run.run_key);
     std::fs::create_dir_all(&directory).map_err(|error| {
         let mut failure = Failure::system(&error);
@@ -97,6 +101,7 @@ pub async fn run(
         config,
         work: directory,
         place,
+        device,
         inputs: Vec::new(),
         storage,
         reporter,

@@ -79,6 +79,7 @@ pub(super) fn revision_config(
         storage: settings.storage.clone(),
         inputs,
         task: desired.task.clone(),
+        gpus: 0,
     };
     json!({
         "apiVersion": "v1", "kind": "ConfigMap", "immutable": true,

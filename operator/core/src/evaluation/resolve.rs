@@ -70,7 +70,7 @@ pub(super) fn resolve(observed: &Observed<Evaluation>, settings: &Settings) -> R
     Ok(Run {
         task: Task::Evaluate(task),
         inputs,
-        gpus: 0,
+        gpus: training::gpus(&spec.policy, 0, 1)?,
     })
 }
 

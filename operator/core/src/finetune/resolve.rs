@@ -53,6 +53,8 @@ pub(super) fn resolve(observed: &Observed<FineTune>, settings: &Settings) -> Res
         batch: training::batch(&spec.training, sequence_length, ranks)?,
         optimizer: training::optimizer(&spec.training),
         schedule: training::schedule(&spec.training, steps)?,
+        phases: training::phases(&spec.training, steps),
+        dropout: spec.training.dropout,
         precision: training::precision(&spec.training),
         seed: long(spec.training.seed),
         deterministic: spec.training.deterministic,
@@ -64,7 +66,7 @@ pub(super) fn resolve(observed: &Observed<FineTune>, settings: &Settings) -> Res
     Ok(Run {
         task: Task::Tune(task),
         inputs,
-        gpus: spec.workers.gpus,
+        gpus: training::gpus(&spec.policy, spec.workers.gpus, ranks)?,
     })
 }
 

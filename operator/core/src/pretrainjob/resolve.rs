@@ -74,7 +74,7 @@ pub(super) fn resolve(observed: &Observed<PretrainJob>, settings: &Settings) -> 
     Ok(Run {
         task: Task::Train(task),
         inputs,
-        gpus: spec.workers.gpus,
+        gpus: training::gpus(&spec.policy, spec.workers.gpus, ranks)?,
     })
 }
 

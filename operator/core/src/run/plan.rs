@@ -233,7 +233,7 @@ fn pinned<K: RunKind>(observed: &Observed<K>, generation: i64, nonce: Option<&st
             )
         })?;
     let config: RunConfig = serde_json::from_str(newest.data.as_ref()?.get(CONFIG_FILE)?).ok()?;
-    Some(Run::of_config(config, 0))
+    Some(Run::of_config(config))
 }
 
 /// Completes a plan: conditions, events, status.

@@ -74,6 +74,7 @@ pub fn render<K: RunKind>(
         storage: settings.storage.clone(),
         inputs: run.inputs.clone(),
         task: run.task.clone(),
+        gpus: u32::try_from(run.gpus).unwrap_or_default(),
     };
     let metadata = |annotations: Value| {
         json!({

@@ -10,6 +10,7 @@
 
 mod cluster;
 mod deployment;
+mod field;
 mod fixture;
 mod gitops;
 mod kstatus;

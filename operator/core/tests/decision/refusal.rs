@@ -54,7 +54,7 @@ fn present(field: &str) -> Value {
     }
 }
 
-fn set(spec: &mut Value, path: &str, content: Value) {
+pub fn set(spec: &mut Value, path: &str, content: Value) {
     let mut at = spec;
     for part in path.split('.') {
         let (name, first) = part
@@ -336,25 +336,6 @@ fn each_reason_has_its_case() {
             ],
             "InvalidSpec",
             "context of 256",
-            stuck,
-        ),
-        (
-            vec![
-                text(),
-                base(),
-                pairs(),
-                (
-                    FineTune,
-                    "chat",
-                    with(
-                        tune("PretrainJob", "base", "pairs"),
-                        "training.schedule",
-                        json!("WSD"),
-                    ),
-                ),
-            ],
-            "InvalidSpec",
-            "WSD",
             stuck,
         ),
         (

@@ -603,3 +603,39 @@ fn gpu_hours_are_gpus_times_the_time_of_the_run() {
         assert!((hours - wanted).abs() < 1e-4, "{hours} {wanted}");
     }
 }
+
+/// What a later attempt runs with is what the first one ran with, but for its name.
+#[test]
+fn the_next_attempt_has_what_the_first_had() {
+    let mut cluster = Cluster::new();
+    cluster.apply(KindName::Dataset, "text", dataset("Pretraining"));
+    let mut spec = pretrain(&["text"]);
+    spec["workers"] = json!({"gpus": 1});
+    let base = key(KindName::PretrainJob, "base");
+    cluster.apply(KindName::PretrainJob, "base", spec);
+    cluster
+        .ends
+        .insert(base.clone(), [End::Exit(75, String::new())].into());
+    cluster.settle();
+    assert_eq!(cluster.reason(&base), "Complete");
+    let jobs = cluster.of_kind("Job");
+    let pods: Vec<String> = jobs
+        .iter()
+        .filter(|job| job["metadata"]["labels"]["bessemer.dev/name"] == "base")
+        .map(|job| {
+            let attempt = &job["metadata"]["annotations"]["bessemer.dev/attempt"];
+            let name = job["metadata"]["name"].as_str().unwrap();
+            let mut pod = job["spec"]["template"].clone();
+            // The span of an attempt is its own.
+            let env = pod["spec"]["containers"][0]["env"].as_array_mut().unwrap();
+            env.retain(|one| one["name"] != "TRACEPARENT");
+            assert_eq!(
+                pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"], "1",
+                "attempt {attempt}"
+            );
+            pod.to_string().replace(name, "NAME")
+        })
+        .collect();
+    assert_eq!(pods.len(), 2);
+    assert_eq!(pods[0], pods[1]);
+}

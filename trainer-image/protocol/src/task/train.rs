@@ -51,11 +51,17 @@ pub struct TuneTask {
     pub batch: Batch,
     /// Optimizer.
     pub optimizer: Optimizer,
-    /// Learning-rate schedule; `total` is scaled to the steps.
+    /// Learning-rate schedule.
     pub schedule: Schedule,
+    /// Its phases where `steps` is absent and only the data tells their number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phases: Option<Phases>,
+    /// Dropout of residual branches and embeddings.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropout: f64,
     /// Arithmetic.
     pub precision: Precision,
-    /// Seed.
+    /// Seed of data order, adapter and dropout.
     pub seed: u64,
     /// Refuse operations without a deterministic implementation.
     pub deterministic: bool,
@@ -66,6 +72,39 @@ pub struct TuneTask {
     pub ranks: u32,
     /// Checkpoints.
     pub checkpoint: CheckpointPolicy,
+}
+
+/// Phases of a schedule as shares of all steps, beside the steps it gives.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Phases {
+    /// Share of warmup; the schedule's own steps count when it is 0.
+    pub warmup: f64,
+    /// Share of decay at the end (WSD only, else 0).
+    pub decay: f64,
+}
+
+impl Phases {
+    /// The schedule over `steps`, rounded down to whole steps.
+    #[must_use]
+    pub fn over(&self, schedule: &Schedule, steps: u64) -> Schedule {
+        let share = |share: f64| (share * steps as f64) as u64;
+        let warmup_steps = if self.warmup > 0.0 {
+            share(self.warmup)
+        } else {
+            schedule.warmup_steps
+        };
+        Schedule {
+            warmup_steps,
+            decay_steps: share(self.decay).min(steps.saturating_sub(warmup_steps)),
+            ..schedule.clone()
+        }
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // reason: serde gives a reference
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 fn one() -> u32 {

@@ -22,6 +22,7 @@ pub async fn run(
             model: storage::only(&job.inputs, InputRole::Model),
             baseline: storage::only(&job.inputs, InputRole::Baseline),
             datasets: storage::datasets(&job.inputs),
+            device: job.device,
         };
         let output = job.work.join("evaluation");
         if output.exists() {

@@ -49,7 +49,7 @@ pub fn train(
 fn join(job: &Job) -> Result<Ranks, Failure> {
     let place = &job.place;
     if place.size == 1 {
-        return Ok(Ranks::alone());
+        return Ok(Ranks::alone().on(job.device));
     }
     let membership = Membership {
         rank: place.rank,

@@ -62,6 +62,27 @@ fn a_flipped_byte_is_refused_by_name() {
 }
 
 #[test]
+fn a_gpu_that_is_not_there_is_said_before_anything_is_fetched() {
+    if bessemer_torch::device(1).is_ok() {
+        eprintln!("skipped: libtorch finds a GPU here");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::start();
+    let chain = with(&store, root.path());
+    let mut run = chain.docs();
+    run.config["gpus"] = json!(1);
+    let ended = run.start(&[]).wait();
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert!(
+        ended.said().starts_with("NoGpu: 1 GPU(s) are asked for"),
+        "{}",
+        ended.said()
+    );
+    assert!(chain.made(&run).is_none());
+}
+
+#[test]
 fn a_loss_that_is_no_number_names_step_and_batch_and_keeps_the_checkpoint() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::start();
