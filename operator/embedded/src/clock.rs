@@ -21,6 +21,10 @@ impl<T: Clock + ?Sized> Clock for Arc<T> {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that may read the machine's clock"
+    )]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }

@@ -21,8 +21,11 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that may read the machine's clock"
+    )]
     fn now(&self) -> Timestamp {
-        // The one place that may read the machine's clock.
         Timestamp::now()
     }
 }

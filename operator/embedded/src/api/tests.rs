@@ -417,7 +417,7 @@ fn tokens_are_bound_to_a_pod_and_verify_against_the_published_key() {
         claims["kubernetes.io"]["pod"],
         json!({"name": "p", "uid": pod["metadata"]["uid"]})
     );
-    let now = jiff::Timestamp::now();
+    let now = crate::clock::Clock::now(&crate::clock::SystemClock);
     assert!(
         issuer.user(token, now).is_err(),
         "a token for another audience opens nothing here"
