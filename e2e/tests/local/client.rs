@@ -35,13 +35,21 @@ pub fn chat(model: &str, prompt: &str, tokens: u32, stream: bool) -> Value {
 
 /// Sends `body` to `url` and reads until the server closes.
 pub fn post(url: &str, path: &str, body: &Value) -> std::io::Result<Answer> {
+    ask(url, &format!("POST {path}"), &body.to_string())
+}
+
+/// Reads what is at `url`.
+pub fn get(url: &str, path: &str) -> std::io::Result<Answer> {
+    ask(url, &format!("GET {path}"), "")
+}
+
+fn ask(url: &str, what: &str, body: &str) -> std::io::Result<Answer> {
     let host = url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    let body = body.to_string();
     write!(
         stream,
-        "POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        "{what} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )?;
     let mut bytes = Vec::new();

@@ -10,7 +10,7 @@ use crate::process::until;
 use crate::source::Source;
 
 /// A row by its columns' names.
-type Row = BTreeMap<String, String>;
+pub type Row = BTreeMap<String, String>;
 
 const KINDS: [(&str, &[&str]); 5] = [
     ("datasets", &["docs", "pairs"]),
@@ -85,7 +85,7 @@ fn percent(row: &Row) -> u32 {
 
 /// The rows that kubectl printed, or which one has a blank column. Columns are at least three spaces apart, so a blank
 /// one makes the row too short.
-fn rows(text: &str) -> Result<Vec<Row>, String> {
+pub fn rows(text: &str) -> Result<Vec<Row>, String> {
     let cells = |line: &str| -> Vec<String> {
         let all = line.split("   ").map(str::trim).map(str::to_owned);
         all.filter(|cell| !cell.is_empty()).collect()

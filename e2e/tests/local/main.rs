@@ -10,9 +10,12 @@
 mod chain;
 mod client;
 mod column;
+mod command;
 mod fault;
 mod gate;
 mod kill;
+mod kubectl;
+mod metric;
 mod plane;
 mod process;
 mod promotion;

@@ -115,6 +115,17 @@ impl Plane {
         command
     }
 
+    /// Runs a kubectl command that must succeed; returns what it printed.
+    pub fn kubectl_ok(&self, arguments: &[&str]) -> String {
+        let output = self.kubectl(arguments).output().unwrap();
+        assert!(
+            output.status.success(),
+            "kubectl {arguments:?}: {}",
+            text(&output)
+        );
+        text(&output)
+    }
+
     pub fn json(&self, arguments: &[&str]) -> Value {
         let output = self
             .kubectl(arguments)

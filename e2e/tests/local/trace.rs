@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use crate::client;
 use crate::plane::Plane;
 use crate::source::Source;
 
@@ -40,6 +41,9 @@ fn a_run_is_one_trace_linked_to_those_of_its_inputs() {
     let traces: BTreeMap<&str, String> = objects.map(|name| (name, trace(name))).into();
     let distinct: BTreeSet<&String> = traces.values().collect();
     assert_eq!(distinct.len(), objects.len(), "{traces:?}");
+    let body = client::chat("chat", "Say number 7", 4, false);
+    let answer = client::post(&plane.url("chat"), "/v1/chat/completions", &body).unwrap();
+    assert_eq!(answer.status, 200);
     // What is left is sent at the end of each process.
     plane.ok(&["down"]);
 
@@ -56,6 +60,10 @@ fn a_run_is_one_trace_linked_to_those_of_its_inputs() {
             );
         }
     }
+    let served = spans
+        .iter()
+        .any(|span| span.name == "completion" && span.trace == traces["mdeploy/chat"]);
+    assert!(served, "no completion in the trace of its Deployment");
     for (object, inputs) in [
         ("dset/pairs", vec!["dset/docs"]),
         ("pj/base", vec!["dset/docs"]),

@@ -105,6 +105,12 @@ pub async fn up(place: &Place, options: &UpOptions) -> Result<(), Error> {
         "The control plane runs. export KUBECONFIG={}",
         place.kubeconfig().display()
     );
+    if let Some(port) = place.port(place::METRICS) {
+        let _ = writeln!(
+            out,
+            "Metrics of the operator: http://127.0.0.1:{port}/metrics"
+        );
+    }
     Ok(())
 }
 

@@ -41,6 +41,7 @@ pub struct LogOptions {
 #[derive(Debug, Args)]
 pub struct DeleteOptions {
     /// KIND/NAME ...
+    #[arg(required_unless_present = "filename")]
     objects: Vec<String>,
     /// File or directory of manifests.
     #[arg(short, long)]
@@ -103,10 +104,9 @@ fn row(kind: Kind, found: &DynamicObject) -> String {
         Kind::Dataset => {
             number("/status/statistics/tokens").map(|tokens| format!("{tokens} tokens"))
         }
-        Kind::PretrainJob | Kind::FineTune => {
-            number("/status/progress/loss").map(|loss| format!("loss {loss:.3}"))
+        Kind::PretrainJob | Kind::FineTune | Kind::Evaluation => {
+            object::text(found, "/status/headline").map(str::to_string)
         }
-        Kind::Evaluation => object::text(found, "/status/headline").map(str::to_string),
         Kind::Deployment => object::text(found, "/status/trafficSummary").map(str::to_string),
     };
     let progress = object::text(found, "/status/progress/summary").unwrap_or("-");
@@ -128,11 +128,12 @@ pub async fn describe(client: &Client, namespace: &str, reference: &str) -> Resu
     println!("{text}\nEvents:");
     let events: Api<Event> = Api::namespaced(client.clone(), namespace);
     let fields = format!("involvedObject.name={name},involvedObject.kind={kind}");
-    for event in events
+    let mut events = events
         .list(&ListParams::default().fields(&fields))
         .await?
-        .items
-    {
+        .items;
+    events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+    for event in events {
         println!(
             "  {:<8} {:<24} {}",
             event.type_.unwrap_or_default(),

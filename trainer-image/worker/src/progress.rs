@@ -91,7 +91,11 @@ impl Reporter {
         self.update(|report| {
             report.stage = stage;
             report.percent = percent;
-            (report.step, report.total_steps, report.eta_seconds) = (0, 0, None);
+            report.eta_seconds = None;
+            // What is published is what was worked through: its numbers stay.
+            if stage != Stage::Publishing {
+                (report.step, report.total_steps) = (0, 0);
+            }
         });
     }
 }

@@ -24,7 +24,7 @@ use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
-use super::place::{IMAGE, Place};
+use super::place::{IMAGE, METRICS, Place};
 use crate::error::Error;
 use crate::object::{self, State};
 
@@ -115,6 +115,7 @@ pub async fn daemon(place: &Place, options: &DaemonOptions) -> Result<(), Error>
     };
     let mut config = bessemer_runtime::Config::new(settings);
     config.intake = Some(Arc::new(intake));
+    config.health = Some(Arc::new(place.listen(METRICS)?));
 
     let library_path = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
     let agent = node::Agent::new(

@@ -14,6 +14,9 @@ use crate::error::Error;
 /// Image name that the node agent maps to the binaries of this build.
 pub const IMAGE: &str = "bessemer/trainer:local";
 
+/// Purpose of the port with the operator's metrics and health.
+pub const METRICS: &str = "metrics";
+
 /// Networks of Services are 127.96.0.0/16 and those after it.
 const FIRST_NETWORK: u8 = 96;
 const NETWORKS: u8 = 128;
@@ -153,13 +156,16 @@ impl Place {
         })
     }
 
+    /// The port of [`Self::listen`], if it ever did.
+    pub fn port(&self, purpose: &str) -> Option<u16> {
+        let text = std::fs::read_to_string(self.root.join(format!("port.{purpose}"))).ok()?;
+        text.trim().parse().ok()
+    }
+
     /// A loopback port that stays the same over restarts, since addresses are rendered into objects.
     pub fn listen(&self, purpose: &str) -> Result<std::net::TcpListener, Error> {
         let file = self.root.join(format!("port.{purpose}"));
-        let remembered = std::fs::read_to_string(&file)
-            .ok()
-            .and_then(|text| text.trim().parse::<u16>().ok());
-        let port = remembered.unwrap_or(0);
+        let port = self.port(purpose).unwrap_or(0);
         let listener = std::net::TcpListener::bind(("127.0.0.1", port)).map_err(|source| {
             match source.kind() {
                 std::io::ErrorKind::AddrInUse => Error::PortInUse {

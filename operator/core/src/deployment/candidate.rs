@@ -42,7 +42,6 @@ impl Rollout<'_> {
             .unwrap_or(whole_seconds(self.observed.now));
         let generation = tried.filter(|_| rejected.is_none()).unwrap_or(generation);
         self.checked_since = Some(since);
-        self.router_wanted = true;
         if !self
             .observed
             .children
@@ -231,6 +230,8 @@ impl Rollout<'_> {
 
     fn promote(&mut self, backend: Backend) {
         let name = backend.name.clone();
+        // Not sooner: a pod that starts has its configuration at once, one that runs gets it a minute later.
+        self.router_wanted = true;
         self.traffic.previous = self.traffic.stable.replace(name.clone());
         self.traffic.step = None;
         self.traffic.give(backend, 100, self.observed.now);
