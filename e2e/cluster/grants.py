@@ -8,7 +8,7 @@ used = set()
 with open(sys.argv[1], encoding="utf-8") as log:
     for line in log:
         event = json.loads(line)
-        if event["user"]["username"] != sys.argv[2] or event["responseStatus"]["code"] == 403:
+        if event["user"].get("username") != sys.argv[2] or event.get("responseStatus", {}).get("code") == 403:
             continue
         target = event.get("objectRef", {})
         resource = "/".join(filter(None, [target.get("resource"), target.get("subresource")]))

@@ -32,6 +32,14 @@ impl Normaliser {
 
     fn walk(&mut self, key: &str, value: &Value) -> Value {
         match value {
+            Value::Object(map) if map.get("type").is_some_and(|kind| kind == "BOOKMARK") => {
+                // How far the watch is: on a server with other users that is later than any object seen here.
+                let mut bookmark = value.clone();
+                if let Some(version) = bookmark.pointer_mut("/object/metadata/resourceVersion") {
+                    *version = "<version>".into();
+                }
+                bookmark
+            }
             Value::Object(map) => {
                 // metadata first: its uid and version get their names before messages mention them.
                 let mut done: BTreeMap<&String, Value> = BTreeMap::new();
@@ -173,6 +181,16 @@ mod tests {
         assert_eq!(
             second,
             json!({"message": "UID <uid-1> is gone since <time>", "metadata": {"resourceVersion": "<version-2>"}})
+        );
+        let bookmark =
+            json!({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "12"}}});
+        let third = normaliser.apply(&json!([bookmark, {"metadata": {"resourceVersion": "15"}}]));
+        assert_eq!(
+            third,
+            json!([
+                {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "<version>"}}},
+                {"metadata": {"resourceVersion": "<version-3>"}}
+            ])
         );
     }
 }
