@@ -21,7 +21,7 @@ impl<T: Clock + ?Sized> Clock for Arc<T> {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(
+    #[allow(
         clippy::disallowed_methods,
         reason = "the one place that may read the machine's clock"
     )]

@@ -237,7 +237,17 @@ impl Case {
                 .filter(|c| c["type"] != "InputsChanged") // which version a run met depends on the way
                 .map(|c| json!([c["type"], c["status"]]))
                 .collect();
-            end.insert(key.to_string(), json!(conditions));
+            let status = &object["status"];
+            let digest = &status["artifact"]["digest"];
+            let traffic = &status["traffic"];
+            let uid = object["metadata"]["uid"].as_str().unwrap();
+            let owned = self.cluster.children.iter().filter(|(_, child)| {
+                // Those of a run depend on the way: an artefact that was found again needed none.
+                let owner = &child["metadata"]["ownerReferences"][0]["uid"];
+                owner == uid && key.kind == KindName::Deployment
+            });
+            let owned: Vec<&String> = owned.map(|((kind, _), _)| kind).collect();
+            end.insert(key.to_string(), json!([conditions, digest, traffic, owned]));
         }
         end
     }
