@@ -51,7 +51,7 @@ pub(super) async fn live(
         }
     }
     simulation.settle(wishes).await?;
-    if options.faults >= LEAST && !options.skip {
+    if options.faults >= LEAST {
         strike(simulation, wishes, &order, random).await?;
     }
     plan.stop();
