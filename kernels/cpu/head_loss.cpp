@@ -15,8 +15,20 @@ namespace {
 
 std::atomic<int64_t> calls{0};
 
-// Rows of logits held at once: about 4 MiB of FP32, within the last-level cache of one core.
+// Logits held at once. CPU: 4 MiB of FP32, within the last-level cache of one core. GPU: enough rows for its matrix
+// units, 512 MiB of BF16.
 constexpr int64_t kElements = 1 << 20;
+constexpr int64_t kElementsOfGpu = 1 << 28;
+
+// bessemer_cuda_cross_entropy in ../cuda/cross_entropy.cu.
+using CudaRows = const char* (*)(void* logits, const int64_t* targets, float* losses, int64_t rows, int64_t vocabulary,
+                                 int64_t ignored, float scale, bool bf16);
+
+// Whether rows are fused on the CPU, and by which function on a GPU if by one.
+struct Fusion {
+  bool cpu;
+  CudaRows cuda;
+};
 
 __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) void rows_fused(
     float* logits, int64_t vocabulary, const int64_t* targets, float* losses, int64_t first, int64_t last,
@@ -47,6 +59,17 @@ at::Tensor cross_entropy_fused(const at::Tensor& logits, const at::Tensor& targe
   return losses;
 }
 
+// The same on a GPU, for logits in FP32 or BF16.
+at::Tensor cross_entropy_cuda(const at::Tensor& logits, const at::Tensor& targets, int64_t ignored, double scale,
+                              CudaRows rows) {
+  auto losses = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
+  const char* problem =
+      rows(logits.data_ptr(), targets.data_ptr<int64_t>(), losses.data_ptr<float>(), logits.size(0), logits.size(1),
+           ignored, static_cast<float>(scale), logits.scalar_type() == at::kBFloat16);
+  TORCH_CHECK(problem == nullptr, "CUDA kernel: ", problem == nullptr ? "" : problem);
+  return losses;
+}
+
 // The same with libtorch's own operators, for any device; the version before the fused one.
 at::Tensor cross_entropy_composed(at::Tensor& logits, const at::Tensor& targets, int64_t ignored, double scale,
                                   bool gradient) {
@@ -65,9 +88,9 @@ at::Tensor cross_entropy_composed(at::Tensor& logits, const at::Tensor& targets,
 struct HeadLoss : torch::autograd::Function<HeadLoss> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& hidden,
                             const at::Tensor& weight, const at::Tensor& targets, int64_t ignored, double scale,
-                            bool fused, bool need_hidden, bool need_weight) {
+                            Fusion fusion, bool need_hidden, bool need_weight) {
     const int64_t rows = hidden.size(0), vocabulary = weight.size(0);
-    const int64_t chunk = std::max<int64_t>(16, kElements / vocabulary);
+    const int64_t chunk = std::max<int64_t>(16, (hidden.is_cpu() ? kElements : kElementsOfGpu) / vocabulary);
     const bool gradient = need_hidden || need_weight;
     // The matrices are multiplied in the kind of the hidden states; sums are FP32.
     const auto matrix = weight.to(hidden.scalar_type());
@@ -78,10 +101,12 @@ struct HeadLoss : torch::autograd::Function<HeadLoss> {
     for (int64_t first = 0; first < rows; first += chunk) {
       const int64_t count = std::min(chunk, rows - first);
       const auto part = hidden.narrow(0, first, count);
-      auto logits = part.mm(transposed).to(at::kFloat);
+      auto logits = part.mm(transposed);
+      if (fusion.cuda == nullptr) logits = logits.to(at::kFloat);
       const auto wanted = targets.narrow(0, first, count);
-      const auto losses = fused ? cross_entropy_fused(logits, wanted, ignored, scale, gradient)
-                                : cross_entropy_composed(logits, wanted, ignored, scale, gradient);
+      const auto losses = fusion.cuda != nullptr ? cross_entropy_cuda(logits, wanted, ignored, scale, fusion.cuda)
+                          : fusion.cpu           ? cross_entropy_fused(logits, wanted, ignored, scale, gradient)
+                                                 : cross_entropy_composed(logits, wanted, ignored, scale, gradient);
       total.add_(losses.sum(at::kDouble));
       if (!gradient) continue;
       const auto narrow = logits.to(hidden.scalar_type());
@@ -130,9 +155,10 @@ void bessemer_kernels_free(char* text) { std::free(text); }
 int64_t bessemer_kernels_head_loss_calls() { return calls.load(); }
 
 // result = scale * sum of the cross entropies of softmax(hidden weight^T) at targets; rows whose target is
-// `ignored` count nothing. Returns nullptr, or a message to be released with bessemer_kernels_free.
+// `ignored` count nothing. `cuda` is null or computes the rows on a GPU. Returns nullptr, or a message to be released
+// with bessemer_kernels_free.
 char* bessemer_kernels_head_loss(at::Tensor** result, at::Tensor* hidden, at::Tensor* weight, at::Tensor* targets,
-                                 int64_t ignored, double scale, bool fused) {
+                                 int64_t ignored, double scale, bool fused, void* cuda) {
   try {
     TORCH_CHECK(hidden->dim() == 2 && weight->dim() == 2 && targets->dim() == 1, "head loss needs hidden [rows, width], weight [vocabulary, width] and targets [rows]");
     TORCH_CHECK(hidden->size(0) == targets->size(0) && hidden->size(1) == weight->size(1), "head loss got hidden ", hidden->sizes(), ", weight ", weight->sizes(), " and targets ", targets->sizes());
@@ -142,8 +168,10 @@ char* bessemer_kernels_head_loss(at::Tensor** result, at::Tensor* hidden, at::Te
     TORCH_CHECK(!outside.any().item<bool>(), "a target of the head loss lies outside the vocabulary of ", weight->size(0));
     const bool grad = at::GradMode::is_enabled();
     calls.fetch_add(1);
-    *result = new at::Tensor(HeadLoss::apply(hidden->contiguous(), *weight, wanted, ignored, scale,
-                                             fused && hidden->is_cpu(), grad && hidden->requires_grad(),
+    const bool narrow = hidden->scalar_type() == at::kFloat || hidden->scalar_type() == at::kBFloat16;
+    const Fusion fusion{fused && hidden->is_cpu(),
+                        fused && hidden->is_cuda() && narrow ? reinterpret_cast<CudaRows>(cuda) : nullptr};
+    *result = new at::Tensor(HeadLoss::apply(hidden->contiguous(), *weight, wanted, ignored, scale, fusion, grad && hidden->requires_grad(),
                                              grad && weight->requires_grad()));
     return nullptr;
   } catch (const c10::Error& error) {

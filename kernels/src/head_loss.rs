@@ -1,9 +1,11 @@
 //! Owns the call of the cross entropy fused with the head; it must not choose what is trained.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 use torch_sys::C_tensor;
+
+use crate::Cuda;
 
 /// A target that counts nothing.
 pub const IGNORE: i64 = -100;
@@ -19,6 +21,7 @@ unsafe extern "C" {
         ignored: i64,
         scale: f64,
         fused: bool,
+        cuda: *mut c_void,
     ) -> *mut c_char;
 }
 
@@ -39,7 +42,8 @@ impl Error {
 pub enum Version {
     /// Rows in chunks, softmax and gradient by libtorch's operators, any device.
     Chunked,
-    /// Rows in chunks, softmax and gradient in one pass of our own code on the CPU; as `Chunked` elsewhere.
+    /// Rows in chunks, softmax and gradient in one pass of our own code, on the CPU and on a GPU; as `Chunked` on a GPU
+    /// for which [`Cuda::loaded`] finds no kernels.
     Fused,
 }
 
@@ -59,7 +63,12 @@ pub fn head_loss(
     version: Version,
 ) -> Result<Tensor, Error> {
     let mut result: *mut C_tensor = std::ptr::null_mut();
-    // SAFETY: the three handles stay alive for the call and `result` is a valid place to write.
+    let cuda = match hidden.device() {
+        Device::Cuda(_) => Cuda::loaded().ok(),
+        _ => None,
+    };
+    // SAFETY: the three handles stay alive for the call and `result` is a valid place to write; `cuda` is null or the
+    // function that the kernel takes it for.
     let text = unsafe {
         bessemer_kernels_head_loss(
             &raw mut result,
@@ -69,6 +78,7 @@ pub fn head_loss(
             IGNORE,
             scale,
             version == Version::Fused,
+            cuda.map_or(std::ptr::null_mut(), |cuda| cuda.cross_entropy.as_ptr()),
         )
     };
     if text.is_null() {

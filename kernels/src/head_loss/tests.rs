@@ -1,5 +1,8 @@
 //! The kernel's versions against the plain reference, forward and backward.
 
+use std::sync::LazyLock;
+
+use bessemer_torch::NoGpu;
 use tch::{Device, Kind, Tensor};
 
 use super::*;
@@ -8,7 +11,11 @@ use crate::head_loss_reference;
 /// Loss and gradients by hidden and weight.
 type Outcome = (Tensor, Tensor, Tensor);
 
+/// Asked for before anything else: libtorch looks for a GPU once.
+static GPU: LazyLock<Result<Device, NoGpu>> = LazyLock::new(|| bessemer_torch::device(1));
+
 fn inputs(rows: i64, width: i64, vocabulary: i64, kind: Kind) -> (Tensor, Tensor, Tensor) {
+    LazyLock::force(&GPU);
     tch::manual_seed(rows + 31 * vocabulary);
     let options = (Kind::Float, Device::Cpu);
     let hidden = Tensor::randn([rows, width], options).to_kind(kind);
@@ -41,6 +48,23 @@ fn error(left: &Tensor, right: &Tensor) -> f64 {
 
 #[test]
 fn every_version_equals_the_reference_forward_and_backward() {
+    every_version_equals_the_reference_on(Device::Cpu);
+}
+
+#[test]
+fn every_version_equals_the_reference_on_a_gpu() {
+    match *GPU {
+        Ok(gpu) => {
+            let kernels = Cuda::loaded();
+            assert!(kernels.is_ok(), "{kernels:?}");
+            every_version_equals_the_reference_on(gpu);
+            extremes_on(gpu);
+        }
+        Err(reason) => println!("skipped: {reason}"),
+    }
+}
+
+fn every_version_equals_the_reference_on(device: Device) {
     // Vocabularies below, at and above the vector width, and one that needs several chunks.
     for (rows, width, vocabulary) in [
         (1, 3, 5),
@@ -50,7 +74,12 @@ fn every_version_equals_the_reference_forward_and_backward() {
         (96, 16, 50_257),
     ] {
         for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
-            let inputs = inputs(rows, width, vocabulary, kind);
+            let (hidden, weight, targets) = inputs(rows, width, vocabulary, kind);
+            let inputs = (
+                hidden.to_device(device),
+                weight.to_device(device),
+                targets.to_device(device),
+            );
             let scale = 1.0 / rows as f64;
             let expected = run(&inputs, |h, w, t| head_loss_reference(h, w, t, scale));
             for version in [Version::Chunked, Version::Fused] {
@@ -86,13 +115,19 @@ fn the_gradient_follows_what_comes_from_above() {
 
 #[test]
 fn extreme_logits_stay_finite_and_nan_is_not_hidden() {
+    extremes_on(Device::Cpu);
+}
+
+fn extremes_on(device: Device) {
+    LazyLock::force(&GPU);
     let hidden = Tensor::from_slice(&[1.0f32]).view([1, 1]);
     let weight = Tensor::from_slice(&[500.0f32, -500.0, 80.0]).view([3, 1]);
+    let weight = weight.to_device(device);
     let loss = |hidden: &Tensor, target: i64| {
         head_loss(
-            hidden,
+            &hidden.to_device(device),
             &weight,
-            &Tensor::from_slice(&[target]),
+            &Tensor::from_slice(&[target]).to_device(device),
             1.0,
             Version::Fused,
         )

@@ -1,9 +1,10 @@
 // Owns the C entry points for what libtorch has and tch does not bind: fused AdamW, foreach norms,
-// dropping gradients, the determinism switch. Exceptions end as in guard.hpp.
+// dropping gradients, the determinism switch, its CUDA part. Exceptions end as in guard.hpp.
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <c10/core/GradMode.h>
+#include <dlfcn.h>
 #include <vector>
 
 #include "guard.hpp"
@@ -25,6 +26,10 @@ std::vector<at::Tensor> list(const Handle* handles, size_t count) {
 extern "C" {
 
 void bessemer_torch_free(char* text) { std::free(text); }
+
+// Loads libtorch's CUDA part where the image has it: nothing links it, so that one binary serves both images.
+// Before anything asks libtorch for a GPU, since it remembers the answer.
+bool bessemer_torch_load_cuda() { return dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr; }
 
 // One AdamW update of `count` tensors in place. `step` is the number of this update, from 1.
 char* bessemer_torch_fused_adamw(const Handle* parameters, const Handle* gradients, const Handle* means,

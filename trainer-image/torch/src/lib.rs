@@ -39,6 +39,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn bessemer_torch_clear_gradients(tensors: *const *mut C_tensor, count: usize) -> *mut c_char;
     fn bessemer_torch_deterministic(on: bool) -> *mut c_char;
+    fn bessemer_torch_load_cuda() -> bool;
 }
 
 /// What went wrong inside libtorch, in its own words.
@@ -75,7 +76,8 @@ impl NoGpu {
 pub fn device(gpus: u32) -> Result<Device, NoGpu> {
     match gpus {
         0 => Ok(Device::Cpu),
-        _ if Cuda::is_available() => Ok(Device::Cuda(0)),
+        // SAFETY: loads a library of libtorch's own, whose initialisers register what it can do.
+        _ if unsafe { bessemer_torch_load_cuda() } && Cuda::is_available() => Ok(Device::Cuda(0)),
         _ => Err(NoGpu(gpus)),
     }
 }

@@ -4,17 +4,18 @@
 //! torch==2.11.0 (without it only our side runs) and `BESSEMER_SHAKESPEARE` the text. Both sides start from the
 //! same weights, see the same batches in the same order, and are timed over the training steps alone.
 
+#[path = "common.rs"]
+mod common;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bessemer_kernels::{Version, head_loss};
 use bessemer_model::{Config, Directory, Model};
-use bessemer_protocol::task::{
-    Batch, CheckpointPolicy, Optimizer, OptimizerKind, Schedule, ScheduleKind,
-};
-use bessemer_train::{Batches, Error, Observer, Progress, Ranks, Rows, Settings, run};
+use bessemer_protocol::task::Batch;
+use bessemer_train::{Batches, Error, Ranks, Rows, run};
+use common::{Clock, ask, settings};
 use tch::{Device, Kind, Tensor};
 
 const CONTEXT: usize = 64;
@@ -64,55 +65,18 @@ impl Batches for Shakespeare {
     }
 }
 
-struct Clock(Instant);
-
-impl Observer for Clock {
-    fn progress(&mut self, progress: &Progress) {
-        if progress.step.is_multiple_of(250) {
-            eprintln!(
-                "step {} loss {:.3} {:.0} tokens/s",
-                progress.step, progress.smooth_loss, progress.tokens_per_second
-            );
-        }
-    }
-    fn checkpoint(&mut self, _: u64, _: &Path) -> Result<(), String> {
-        Ok(())
-    }
-    fn stopping(&self) -> bool {
-        false
-    }
-    fn now(&self) -> Duration {
-        self.0.elapsed()
-    }
-}
-
 /// Runs PyTorch; prints why not when it cannot.
 fn peer(text: &Path, directory: &Path, steps: usize, threads: u32) -> Option<(f64, f64)> {
-    let Some(python) = std::env::var_os("BESSEMER_PEER_PYTHON") else {
-        println!("peer skipped: BESSEMER_PEER_PYTHON names no Python with torch==2.11.0");
-        return None;
-    };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/nanogpt_peer.py");
-    let output = Command::new(&python)
-        .arg(script)
-        .args([text, directory])
-        .args([steps.to_string(), threads.to_string()])
-        // Its own libraries and defaults, not ours.
-        .env_remove("LD_LIBRARY_PATH")
-        .env_remove(bessemer_torch::WAIT_POLICY)
-        .output();
-    let output = match output {
-        Ok(output) if output.status.success() => output,
-        Ok(output) => {
-            println!("peer skipped: {}", String::from_utf8_lossy(&output.stderr));
-            return None;
-        }
-        Err(error) => {
-            println!("peer skipped: {}: {error}", python.to_string_lossy());
-            return None;
-        }
-    };
-    let line: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let threads = threads.to_string();
+    let line = ask(
+        "nanogpt_peer.py",
+        &[
+            text.as_os_str(),
+            directory.as_os_str(),
+            steps.to_string().as_ref(),
+            threads.as_ref(),
+        ],
+    )?;
     Some((line.get("seconds")?.as_f64()?, line.get("loss")?.as_f64()?))
 }
 
@@ -193,39 +157,12 @@ fn main() -> Result<(), Failure> {
         starts,
         steps,
     };
-    let settings = Settings {
-        steps: steps as u64,
-        batch: Batch {
-            sequences: BATCH as u32,
-            micro_batch: BATCH as u32,
-            sequence_length: CONTEXT as u32,
-        },
-        optimizer: Optimizer {
-            kind: OptimizerKind::AdamW,
-            learning_rate: 1e-3,
-            beta1: 0.9,
-            beta2: 0.99,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            gradient_clip_norm: 1.0,
-        },
-        schedule: Schedule {
-            kind: ScheduleKind::Cosine,
-            warmup_steps: 100,
-            decay_steps: 0,
-            final_share: 0.1,
-        },
-        checkpoint: CheckpointPolicy {
-            every_steps: 0,
-            every_seconds: 0,
-            keep: 1,
-        },
-        seed: 1337,
-        threads,
-        deterministic: false,
-        validation_sequences: 0,
-        fingerprint: String::new(),
+    let batch = Batch {
+        sequences: BATCH as u32,
+        micro_batch: BATCH as u32,
+        sequence_length: CONTEXT as u32,
     };
+    let settings = settings(steps as u64, batch, threads);
     let start = Instant::now();
     run(
         &model,
@@ -233,7 +170,7 @@ fn main() -> Result<(), Failure> {
         &settings,
         &directory.join("checkpoints"),
         &mut Ranks::alone(),
-        &mut Clock(start),
+        &mut Clock::new(250),
     )?;
     let seconds = start.elapsed().as_secs_f64();
     let mut sum = 0.0;

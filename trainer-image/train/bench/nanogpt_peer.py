@@ -78,7 +78,7 @@ class Gpt(nn.Module):
                 nn.init.normal_(weight, 0.0, 0.02 / math.sqrt(2 * LAYERS) if name.endswith("c_proj.weight") else 0.02)
 
     def forward(self, ids, targets):
-        x = self.transformer.wte(ids) + self.transformer.wpe(torch.arange(ids.size(1)))
+        x = self.transformer.wte(ids) + self.transformer.wpe(torch.arange(ids.size(1), device=ids.device))
         for block in self.transformer.h:
             x = block(x)
         logits = self.lm_head(self.transformer.ln_f(x))

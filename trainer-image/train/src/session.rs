@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bessemer_kernels::{Version, head_loss};
+use bessemer_kernels::{Cuda, Version, head_loss};
 use bessemer_model::{Model, Parameter};
 use bessemer_protocol::task::{Batch, CheckpointPolicy, Optimizer as OptimizerOptions, Schedule};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::batch::{Batches, Rows};
 use crate::checkpoint::{self, Point, State};
@@ -92,6 +92,11 @@ pub fn run(
     validate(settings, ranks.count())?;
     tch::set_num_threads(i32::try_from(settings.threads).unwrap_or(1));
     bessemer_torch::deterministic(settings.deterministic)?;
+    if model.device() != Device::Cpu
+        && let Err(reason) = Cuda::loaded()
+    {
+        tracing::warn!(%reason, "the loss is computed by libtorch's operators, which is slower");
+    }
     std::fs::create_dir_all(root).map_err(Error::file(root))?;
     let parameters = model.trainable();
     let mut session = Session {

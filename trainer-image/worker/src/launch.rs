@@ -25,13 +25,20 @@ fn main() -> std::process::ExitCode {
     }
     let mut command = Command::new(&worker);
     command.args(std::env::args_os().skip(1));
-    // Before libtorch is loaded: its threads read this once. Threads that spin would starve each other on shared cores.
-    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
-        command.env("OMP_WAIT_POLICY", "passive");
-    }
-    // Read at the same moment. What c10d warns of, with a stack, the worker tells in one sentence.
-    if std::env::var_os("TORCH_CPP_LOG_LEVEL").is_none() {
-        command.env("TORCH_CPP_LOG_LEVEL", "ERROR");
+    let defaults = [
+        // Before libtorch is loaded: its threads read this once. Threads that spin would starve each other on shared
+        // cores.
+        ("OMP_WAIT_POLICY", "passive"),
+        // Read at the same moment. What c10d warns of, with a stack, the worker tells in one sentence.
+        ("TORCH_CPP_LOG_LEVEL", "ERROR"),
+        // cuBLAS computes the same bits in every run only with workspaces of its own (cuBLAS, section 2.1.4); libtorch
+        // refuses a deterministic run without.
+        ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
+    ];
+    for (name, value) in defaults {
+        if std::env::var_os(name).is_none() {
+            command.env(name, value);
+        }
     }
     let error = command.exec();
     fail(&Termination {

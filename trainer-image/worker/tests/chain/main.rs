@@ -9,6 +9,7 @@
 )] // reason: a test fails by panicking
 
 mod fault;
+mod gpu;
 mod kill;
 mod ranks;
 mod run;
