@@ -19,10 +19,12 @@ std::atomic<int64_t> calls{0};
 // units, 512 MiB of BF16.
 constexpr int64_t kElements = 1 << 20;
 constexpr int64_t kElementsOfGpu = 1 << 28;
+// A GPU's matrix units want rows of whole 128 bytes: with GPT-2's 50,257 tokens the products take four times as long.
+constexpr int64_t kPadding = 64;
 
 // bessemer_cuda_cross_entropy in ../cuda/cross_entropy.cu.
-using CudaRows = const char* (*)(void* logits, const int64_t* targets, float* losses, int64_t rows, int64_t vocabulary,
-                                 int64_t ignored, float scale, bool bf16);
+using CudaRows = const char* (*)(void* logits, const int64_t* targets, float* losses, int64_t rows, int64_t stride,
+                                 int64_t vocabulary, int64_t ignored, float scale, bool bf16);
 
 // Whether rows are fused on the CPU, and by which function on a GPU if by one.
 struct Fusion {
@@ -59,13 +61,13 @@ at::Tensor cross_entropy_fused(const at::Tensor& logits, const at::Tensor& targe
   return losses;
 }
 
-// The same on a GPU, for logits in FP32 or BF16.
-at::Tensor cross_entropy_cuda(const at::Tensor& logits, const at::Tensor& targets, int64_t ignored, double scale,
-                              CudaRows rows) {
+// The same on a GPU, for logits in FP32 or BF16 of which the first `vocabulary` columns count.
+at::Tensor cross_entropy_cuda(const at::Tensor& logits, const at::Tensor& targets, int64_t vocabulary, int64_t ignored,
+                              double scale, CudaRows rows) {
   auto losses = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
   const char* problem =
       rows(logits.data_ptr(), targets.data_ptr<int64_t>(), losses.data_ptr<float>(), logits.size(0), logits.size(1),
-           ignored, static_cast<float>(scale), logits.scalar_type() == at::kBFloat16);
+           vocabulary, ignored, static_cast<float>(scale), logits.scalar_type() == at::kBFloat16);
   TORCH_CHECK(problem == nullptr, "CUDA kernel: ", problem == nullptr ? "" : problem);
   return losses;
 }
@@ -93,7 +95,10 @@ struct HeadLoss : torch::autograd::Function<HeadLoss> {
     const int64_t chunk = std::max<int64_t>(16, (hidden.is_cpu() ? kElements : kElementsOfGpu) / vocabulary);
     const bool gradient = need_hidden || need_weight;
     // The matrices are multiplied in the kind of the hidden states; sums are FP32.
-    const auto matrix = weight.to(hidden.scalar_type());
+    auto matrix = weight.to(hidden.scalar_type());
+    if (fusion.cuda != nullptr && vocabulary % kPadding != 0) {
+      matrix = at::constant_pad_nd(matrix, {0, 0, 0, kPadding - vocabulary % kPadding});
+    }
     const auto transposed = matrix.t();
     auto total = at::zeros({}, hidden.options().dtype(at::kDouble));
     at::Tensor hidden_gradient, weight_gradient;
@@ -104,7 +109,7 @@ struct HeadLoss : torch::autograd::Function<HeadLoss> {
       auto logits = part.mm(transposed);
       if (fusion.cuda == nullptr) logits = logits.to(at::kFloat);
       const auto wanted = targets.narrow(0, first, count);
-      const auto losses = fusion.cuda != nullptr ? cross_entropy_cuda(logits, wanted, ignored, scale, fusion.cuda)
+      const auto losses = fusion.cuda != nullptr ? cross_entropy_cuda(logits, wanted, vocabulary, ignored, scale, fusion.cuda)
                           : fusion.cpu           ? cross_entropy_fused(logits, wanted, ignored, scale, gradient)
                                                  : cross_entropy_composed(logits, wanted, ignored, scale, gradient);
       total.add_(losses.sum(at::kDouble));
@@ -115,7 +120,7 @@ struct HeadLoss : torch::autograd::Function<HeadLoss> {
         at::mm_out(place, narrow, matrix);
       }
       if (need_weight) {
-        auto product = narrow.t().mm(part).to(weight.scalar_type());
+        auto product = narrow.t().mm(part).narrow(0, 0, vocabulary).to(weight.scalar_type());
         if (weight_gradient.defined()) {
           weight_gradient.add_(product);
         } else {

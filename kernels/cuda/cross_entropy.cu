@@ -23,31 +23,6 @@ struct alignas(16) Pack {
   T values[kWidth];
 };
 
-// A row in three parts, since a vocabulary need not be a multiple of the width: single values up to the first address
-// that 16 divides, packs, single values.
-template <typename T>
-struct Row {
-  T* values;
-  Pack<T>* packs;
-  int64_t head, count, tail, length;
-
-  __device__ Row(T* row, int64_t vocabulary) : values(row), length(vocabulary) {
-    const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(T));
-    head = past == 0 ? 0 : min(Pack<T>::kWidth - past, vocabulary);
-    count = (vocabulary - head) / Pack<T>::kWidth;
-    tail = head + count * Pack<T>::kWidth;
-    packs = reinterpret_cast<Pack<T>*>(row + head);
-  }
-
-  // `single(value&)` for what the thread takes of head and tail, `whole(pack)` for what it takes of the packs.
-  template <typename Single, typename Whole>
-  __device__ void each(Single single, Whole whole) const {
-    for (int64_t i = threadIdx.x; i < head; i += kThreads) single(values[i], i);
-    for (int64_t i = threadIdx.x; i < count; i += kThreads) whole(packs[i], head + i * Pack<T>::kWidth);
-    for (int64_t i = tail + threadIdx.x; i < length; i += kThreads) single(values[i], i);
-  }
-};
-
 // Maximum of a set and the sum of exp(x - maximum) over it.
 struct Softmax {
   float largest;
@@ -62,76 +37,79 @@ __device__ Softmax join(Softmax a, Softmax b) {
   return {largest, a.sum * expf(a.largest - base) + b.sum * expf(b.largest - base)};
 }
 
+// Rows are `packs` packs long; what lies in them behind `vocabulary` is padding, whose gradient is zero.
 template <typename T>
-__global__ void cross_entropy(T* logits, const int64_t* targets, float* losses, int64_t vocabulary, int64_t ignored,
-                              float scale) {
+__global__ void cross_entropy(Pack<T>* logits, const int64_t* targets, float* losses, int packs, int vocabulary,
+                              int64_t ignored, float scale) {
   constexpr int kWidth = Pack<T>::kWidth;
-  T* start = logits + blockIdx.x * vocabulary;
-  const Row<T> row(start, vocabulary);
+  Pack<T>* row = logits + static_cast<int64_t>(blockIdx.x) * packs;
   const int64_t target = targets[blockIdx.x];
-  if (target == ignored) {
-    if (threadIdx.x == 0) losses[blockIdx.x] = 0.0f;
-    row.each([](T& value, int64_t) { narrow(0.0f, &value); },
-             [](Pack<T>& pack, int64_t) {
-               Pack<T> zeros;
-#pragma unroll
-               for (int j = 0; j < kWidth; ++j) narrow(0.0f, &zeros.values[j]);
-               pack = zeros;
-             });
-    return;
-  }
-  Softmax mine{-INFINITY, 0.0f};
-  row.each([&](const T& value, int64_t) { mine = join(mine, {widen(value), 1.0f}); },
-           [&](const Pack<T>& at, int64_t) {
-             const Pack<T> pack = at;
-             float largest = mine.largest;
-#pragma unroll
-             for (int j = 0; j < kWidth; ++j) largest = fmaxf(largest, widen(pack.values[j]));
-             const float base = finite(largest);
-             float sum = mine.sum * expf(mine.largest - base);
-#pragma unroll
-             for (int j = 0; j < kWidth; ++j) sum += expf(widen(pack.values[j]) - base);
-             mine = {largest, sum};
-           });
-  for (int offset = 16; offset > 0; offset /= 2) {
-    mine = join(mine, {__shfl_xor_sync(~0u, mine.largest, offset), __shfl_xor_sync(~0u, mine.sum, offset)});
-  }
+  const bool counts = target != ignored;
   __shared__ Softmax warps[kThreads / 32];
   __shared__ float wanted;
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = mine;
-  if (threadIdx.x == 0) wanted = widen(start[target]);
-  __syncthreads();
-  Softmax all = warps[0];
-  for (int i = 1; i < kThreads / 32; ++i) all = join(all, warps[i]);
-  if (threadIdx.x == 0) losses[blockIdx.x] = logf(all.sum) + all.largest - wanted;
-  const float factor = scale / all.sum;
-  const auto gradient = [&](float logit, int64_t i) {
-    const float probability = expf(logit - all.largest) * factor;
-    return i == target ? probability - scale : probability;
-  };
-  row.each([&](T& value, int64_t i) { narrow(gradient(widen(value), i), &value); },
-           [&](Pack<T>& at, int64_t first) {
-             Pack<T> pack = at;
+  Softmax all{0.0f, 1.0f};
+  if (counts) {
+    Softmax mine{-INFINITY, 0.0f};
+    for (int i = threadIdx.x; i < packs; i += kThreads) {
+      const Pack<T> pack = row[i];
+      float values[kWidth];
+      float largest = mine.largest;
 #pragma unroll
-             for (int j = 0; j < kWidth; ++j) narrow(gradient(widen(pack.values[j]), first + j), &pack.values[j]);
-             at = pack;
-           });
+      for (int j = 0; j < kWidth; ++j) {
+        values[j] = i * kWidth + j < vocabulary ? widen(pack.values[j]) : -INFINITY;
+        largest = fmaxf(largest, values[j]);
+      }
+      const float base = finite(largest);
+      float sum = mine.sum * expf(mine.largest - base);
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) sum += expf(values[j] - base);
+      mine = {largest, sum};
+    }
+    for (int offset = 16; offset > 0; offset /= 2) {
+      mine = join(mine, {__shfl_xor_sync(~0u, mine.largest, offset), __shfl_xor_sync(~0u, mine.sum, offset)});
+    }
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = mine;
+    if (threadIdx.x == 0) wanted = widen(row[target / kWidth].values[target % kWidth]);
+    __syncthreads();
+    all = warps[0];
+    for (int i = 1; i < kThreads / 32; ++i) all = join(all, warps[i]);
+  }
+  if (threadIdx.x == 0) losses[blockIdx.x] = counts ? logf(all.sum) + all.largest - wanted : 0.0f;
+  const float factor = scale / all.sum;
+  for (int i = threadIdx.x; i < packs; i += kThreads) {
+    Pack<T> pack = row[i];
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      const int index = i * kWidth + j;
+      float gradient = 0.0f;
+      if (counts && index < vocabulary) {
+        gradient = expf(widen(pack.values[j]) - all.largest) * factor - (index == target ? scale : 0.0f);
+      }
+      narrow(gradient, &pack.values[j]);
+    }
+    row[i] = pack;
+  }
+}
+
+template <typename T>
+void launch(void* logits, const int64_t* targets, float* losses, int64_t rows, int64_t stride, int64_t vocabulary,
+            int64_t ignored, float scale) {
+  cross_entropy<<<static_cast<unsigned>(rows), kThreads>>>(
+      static_cast<Pack<T>*>(logits), targets, losses, static_cast<int>(stride / Pack<T>::kWidth),
+      static_cast<int>(vocabulary), ignored, scale);
 }
 
 }  // namespace
 
 // Launches on the default stream, which is the one libtorch uses unless told otherwise, over device memory: logits
-// [rows, vocabulary] (FP32, or BF16 when `bf16`), targets [rows], losses [rows]. Returns nullptr or the error's text.
+// [rows, stride] (FP32, or BF16 when `bf16`) of which the first `vocabulary` columns count, targets [rows], losses
+// [rows]. The logits lie at an address that 16 divides, as does the length of a row in bytes. Returns nullptr or the
+// error's text.
 extern "C" const char* bessemer_cuda_cross_entropy(void* logits, const int64_t* targets, float* losses, int64_t rows,
-                                                   int64_t vocabulary, int64_t ignored, float scale, bool bf16) {
+                                                   int64_t stride, int64_t vocabulary, int64_t ignored, float scale,
+                                                   bool bf16) {
   if (rows == 0) return nullptr;
-  const auto blocks = static_cast<unsigned>(rows);
-  if (bf16) {
-    cross_entropy<<<blocks, kThreads>>>(static_cast<__nv_bfloat16*>(logits), targets, losses, vocabulary, ignored,
-                                        scale);
-  } else {
-    cross_entropy<<<blocks, kThreads>>>(static_cast<float*>(logits), targets, losses, vocabulary, ignored, scale);
-  }
+  (bf16 ? launch<__nv_bfloat16> : launch<float>)(logits, targets, losses, rows, stride, vocabulary, ignored, scale);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
