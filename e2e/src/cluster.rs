@@ -179,6 +179,8 @@ impl Cluster {
             "kube-apiserver",
             &[
                 format!("--etcd-servers=http://127.0.0.1:{etcd}"),
+                // History ends soon enough to be met: scenarios/expiry.yaml.
+                "--etcd-compaction-interval=2s".to_owned(),
                 format!("--secure-port={secure}"),
                 "--bind-address=127.0.0.1".to_owned(),
                 // Nobody connects to it; loopback is refused here.

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bessemer_e2e::conformance::{self, differences, transcript};
 use bessemer_embedded::clock::SystemClock;
@@ -44,6 +45,15 @@ async fn the_embedded_api_answers_as_kube_apiserver_does() {
                 client.clone(),
                 stop.clone(),
             ));
+        }
+        if scenario.compaction {
+            let (api, stop) = (api.clone(), stop.clone());
+            tokio::spawn(async move {
+                while !stop.is_cancelled() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    api.compact();
+                }
+            });
         }
         let recorded = transcript(&scenario.name).unwrap();
         match conformance::run(&client, &scenario, &namespace).await {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bessemer_api::Kind;
 use bessemer_e2e::simulation::fault::{Coverage, STEPS, possible};
-use bessemer_e2e::simulation::{hunt, trial};
+use bessemer_e2e::simulation::{hunt, rest, trial};
 use bessemer_runtime::bug::Bug;
 use clap::Parser;
 
@@ -28,6 +28,9 @@ struct Arguments {
     /// Fail if a (kind, step, fault) was never met.
     #[arg(long)]
     complete: bool,
+    /// Instead of seeds: this many objects without faults, to rest and for 24 virtual hours at rest.
+    #[arg(long)]
+    rest: Option<usize>,
     /// Print the operator's log (for one seed).
     #[arg(long)]
     log: bool,
@@ -46,6 +49,9 @@ fn main() -> ExitCode {
     }
     let start = Instant::now();
     let end = arguments.from + arguments.seeds;
+    if let Some(objects) = arguments.rest {
+        return at_rest(objects, start);
+    }
     if let Some(word) = &arguments.plant {
         return planted(word, arguments.from..end);
     }
@@ -110,6 +116,26 @@ fn main() -> ExitCode {
         failed.len() + usize::from(!complete)
     );
     if word == "ok" {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Prints what many objects cost, and that they cost nothing at rest.
+fn at_rest(objects: usize, start: Instant) -> ExitCode {
+    let report = rest(objects);
+    let whole = report.broken.is_empty();
+    report.broken.iter().for_each(|what| println!("{what}"));
+    println!(
+        "| {} objects | {} requests | {} writes, {} in 24 virtual hours at rest | {:.0} s |",
+        report.objects,
+        report.requests,
+        report.writes,
+        if whole { "0" } else { "not 0" },
+        start.elapsed().as_secs_f64()
+    );
+    if whole {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -19,6 +19,9 @@ pub struct Scenario {
     /// Whether controllers (garbage collection, namespaces) must run.
     #[serde(default)]
     pub controllers: bool,
+    /// Whether history must be compacted every few seconds.
+    #[serde(default)]
+    pub compaction: bool,
     /// Requests in order.
     pub steps: Vec<Step>,
     /// Where the embedded API may differ, and why.

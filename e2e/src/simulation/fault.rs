@@ -55,7 +55,9 @@ pub enum Fault {
 /// Where in the operator's work a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
-    /// Lists and watches.
+    /// Lists, gets, and the start of watches.
+    Read,
+    /// Events of watches.
     Observe,
     /// Questions to the object store and to routers.
     Ask,
@@ -87,6 +89,15 @@ const WRITE: [Fault; 9] = [
 #[must_use]
 pub fn possible(step: Step) -> &'static [Fault] {
     match step {
+        Step::Read => &[
+            LostRequest,
+            LostAnswer,
+            TooMany,
+            ServerError,
+            Slow,
+            CrashBefore,
+            CrashAfter,
+        ],
         Step::Observe => &[
             WatchClosed,
             WatchTruncated,
@@ -103,7 +114,25 @@ pub fn possible(step: Step) -> &'static [Fault] {
 }
 
 /// The steps in order.
-pub const STEPS: [Step; 4] = [Step::Observe, Step::Ask, Step::Execute, Step::Publish];
+pub const STEPS: [Step; 5] = [
+    Step::Read,
+    Step::Observe,
+    Step::Ask,
+    Step::Execute,
+    Step::Publish,
+];
+
+/// How a step's calls weigh beside others: reads and events are many and stand at the beginning of a life, they must not
+/// use up the budget; writes of children are few.
+fn weight(step: Step) -> f64 {
+    match step {
+        Step::Read => 0.25,
+        Step::Observe => 0.5,
+        Step::Publish => 1.0,
+        Step::Ask => 3.0,
+        Step::Execute => 4.0,
+    }
+}
 
 /// How often each (kind, step, fault) was injected.
 pub type Coverage = BTreeMap<(Kind, Step, Fault), u64>;
@@ -182,7 +211,7 @@ impl Plan {
                 return Some(fault);
             }
         }
-        let chance = state.chance;
+        let chance = (weight(step) * state.chance).min(1.0);
         if state.budget == 0 || !state.random.random_bool(chance) {
             return None;
         }
@@ -193,6 +222,12 @@ impl Plan {
         state.budget -= 1;
         *state.injected.entry((kind, step, fault)).or_default() += 1;
         Some(fault)
+    }
+
+    /// Draws a fault for a list, a get or the start of a watch; `kind` is what it concerns, of what concerns all kinds one.
+    pub fn draw_read(&self, kind: Option<Kind>) -> Option<Fault> {
+        let any = || Kind::ALL.choose(&mut self.0.lock().random).copied();
+        self.draw(kind.or_else(any)?, Step::Read, false)
     }
 
     /// A delay between `low` and `high` milliseconds.

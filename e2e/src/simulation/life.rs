@@ -18,6 +18,9 @@ use super::{FIXPOINT, LEAST, Scenario, Simulation, oracle, server};
 
 type Key = (Kind, String);
 
+/// Requests that no object needs to come to rest and to stay so for a day.
+const ENDLESS_EACH: u64 = 1000;
+
 /// A whole life.
 ///
 /// # Errors
@@ -161,6 +164,21 @@ async fn gone(simulation: &Simulation, kind: Kind, name: &str) -> Result<(), Vec
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     Ok(())
+}
+
+/// Objects, however many, from apply to rest and a day of rest.
+pub(super) async fn rest(
+    simulation: &Simulation,
+    wishes: &Wishes,
+    options: &Scenario,
+) -> Result<(), Vec<String>> {
+    let most = ENDLESS_EACH * wishes.len() as u64;
+    simulation.wire.most.store(most, Ordering::Relaxed);
+    for ((kind, name), spec) in wishes {
+        server::apply(&simulation.api, *kind, name, spec);
+    }
+    simulation.settle(wishes).await?;
+    quiet(simulation, options).await
 }
 
 /// O8: at rest nothing is written but the lease.

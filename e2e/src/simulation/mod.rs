@@ -143,6 +143,13 @@ pub fn simulate(options: &Scenario) -> Report {
     alone(scenario(options))
 }
 
+/// `objects` objects without faults: from apply to rest, then 24 virtual hours in which nothing is written; who writes has no
+/// Lease here.
+#[must_use]
+pub fn rest(objects: usize) -> Report {
+    alone(resting(objects))
+}
+
 /// Everything that one seed stands for: a life, and with some seeds a round of random specs or of partitions.
 #[must_use]
 pub fn trial(seed: u64) -> Report {
@@ -216,6 +223,14 @@ impl Simulation {
             calm,
         );
         Owned(tokio::spawn(actor.run()))
+    }
+
+    /// Adds what was counted and what broke.
+    fn tell(&self, report: &mut Report) {
+        report.broken.extend(self.complaints());
+        report.coverage = self.wire.plan.coverage();
+        report.requests = self.wire.requests.load(Ordering::Relaxed);
+        report.writes = self.wire.plan.writes();
     }
 
     /// Broken rules of single requests and calls.
@@ -354,10 +369,28 @@ async fn scenario(options: &Scenario) -> Report {
     if let Err(broken) = life::live(&simulation, &mut wishes, &mut random, options).await {
         report.broken = broken;
     }
-    report.broken.extend(simulation.complaints());
-    report.coverage = plan.coverage();
-    report.requests = simulation.wire.requests.load(Ordering::Relaxed);
-    report.writes = plan.writes();
+    simulation.tell(&mut report);
+    report
+}
+
+async fn resting(objects: usize) -> Report {
+    let options = Scenario {
+        rest_minutes: DAY,
+        // Each renewal of a Lease would make the rest of the cluster look at every object again.
+        election: false,
+        ..Scenario::calm(0)
+    };
+    let wishes = object::objects(objects, 0, &mut ChaCha8Rng::seed_from_u64(options.seed));
+    let simulation = Simulation::new(options.seed, Plan::new(options.seed, 0), options.election);
+    let mut report = Report {
+        objects,
+        ..Report::default()
+    };
+    let _running = simulation.start(true);
+    if let Err(broken) = life::rest(&simulation, &wishes, &options).await {
+        report.broken = broken;
+    }
+    simulation.tell(&mut report);
     report
 }
 

@@ -13,10 +13,16 @@ pub const NAMESPACE: &str = "default";
 /// What users want to exist: spec by kind and name.
 pub type Wishes = BTreeMap<(Kind, String), Value>;
 
-/// 3 to 12 objects; the first of every kind make a chain, the others hang on what is there.
+/// 3 to 12 objects. A short life starts anywhere in the chain, so that missing references are met too.
 pub fn chain(random: &mut ChaCha8Rng) -> Wishes {
     let size = random.random_range(3..=12_usize);
     let start = random.random_range(0..6_usize);
+    objects(size, start, random)
+}
+
+/// `size` objects; the first of every kind make a chain, which begins at its link `start`, the others hang on what is
+/// there.
+pub fn objects(size: usize, start: usize, random: &mut ChaCha8Rng) -> Wishes {
     let mut wishes = Wishes::new();
     let order = [
         Kind::Dataset,
@@ -26,17 +32,11 @@ pub fn chain(random: &mut ChaCha8Rng) -> Wishes {
         Kind::Evaluation,
         Kind::Deployment,
     ];
-    let mut index = 0;
-    while wishes.len() < size {
-        // A short seed starts anywhere in the chain, so that missing references are met too.
-        let kind = order
-            .iter()
-            .cycle()
-            .nth(start + index)
-            .copied()
-            .unwrap_or(Kind::Dataset);
-        index += 1;
-        let number = wishes.keys().filter(|(known, _)| *known == kind).count();
+    let mut numbers = BTreeMap::new();
+    for kind in order.into_iter().cycle().skip(start).take(size) {
+        let next = numbers.entry(kind).or_insert(0);
+        let number = *next;
+        *next += 1;
         let name = format!("{}{number}", letter(kind));
         wishes.insert((kind, name), spec(kind, number, random));
     }
@@ -87,6 +87,13 @@ pub fn spec(kind: Kind, number: usize, random: &mut ChaCha8Rng) -> Value {
     if kind == Kind::Deployment && random.random_bool(0.5) {
         let gate = json!([{"evaluationRef": {"name": "e0"}, "expression": "results['held-out']['loss'].value < 5.0"}]);
         set(&mut spec, "gates", gate);
+    }
+    if kind == Kind::Deployment && random.random_bool(0.4) {
+        let rollout = json!({
+            "steps": [{"percent": 10, "holdSeconds": 30}, {"percent": 50, "holdSeconds": random.random_range(0..120)}],
+            "abort": {"errorRate": 0.5, "minRequests": 10}
+        });
+        set(&mut spec, "rollout", rollout);
     }
     if kind != Kind::Deployment && random.random_bool(0.3) {
         set(&mut spec, "artifactPolicy", json!("Delete"));

@@ -89,22 +89,20 @@ fn at_rest(object: &Value) -> bool {
 #[must_use]
 pub fn restless(api: &Api, wishes: &Wishes) -> Vec<String> {
     let mut found = Vec::new();
+    let mut missing: BTreeSet<_> = wishes.keys().cloned().collect();
     for kind in Kind::ALL {
         for object in api.objects(&table(kind)) {
             if !at_rest(&object) {
                 found.push(describe(kind, &object));
             }
+            missing.remove(&(kind, text(&object, "/metadata/name").to_owned()));
         }
     }
-    for (kind, name) in wishes.keys() {
-        if !api
-            .objects(&table(*kind))
+    found.extend(
+        missing
             .iter()
-            .any(|o| text(o, "/metadata/name") == name)
-        {
-            found.push(format!("{kind} {name} does not exist"));
-        }
-    }
+            .map(|(kind, name)| format!("{kind} {name} does not exist")),
+    );
     found
 }
 
@@ -164,9 +162,11 @@ pub fn lies(api: &Api) -> Vec<String> {
     for job in api.objects("jobs.batch") {
         let done = is_true(&job, "Complete") || is_true(&job, "Failed");
         let held = job.pointer("/spec/suspend").and_then(Value::as_bool) == Some(true);
-        if !done && !held && text(&job, "/metadata/deletionTimestamp").is_empty() {
-            let owner = text(&job, "/metadata/ownerReferences/0/uid").to_owned();
-            *active.entry(owner).or_default() += 1;
+        let owner = text(&job, "/metadata/ownerReferences/0/uid");
+        // Whoever takes a Job's name owns nothing of ours: `Wire::squat`.
+        let ours = !owner.is_empty() && text(&job, "/metadata/deletionTimestamp").is_empty();
+        if ours && !done && !held {
+            *active.entry(owner.to_owned()).or_default() += 1;
         }
     }
     found.extend(

@@ -1,6 +1,7 @@
 //! Owns the simulated world outside the API server: artefacts in memory, routers and servers that answer from what the
 //! API server holds. Its faults come from the plan.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,9 +14,12 @@ use bessemer_runtime::outside::{Artefacts, Outside, Trouble};
 use bessemer_store::{Layout, MemoryStore};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::fault::{Fault, Plan, Step};
+use super::object::NAMESPACE;
 use super::oracle;
+use super::server::text;
 
 /// Bucket of the simulation.
 pub const BUCKET: &str = "simulation";
@@ -27,6 +31,10 @@ pub struct Store {
     pub objects: Arc<MemoryStore>,
     /// Broken rules of single calls.
     pub broken: Mutex<Vec<String>>,
+    /// Revision that the router behind a URL has in force, and since when.
+    routed: Mutex<BTreeMap<String, (String, Instant)>>,
+    /// Service by address, as last seen.
+    addresses: Mutex<BTreeMap<String, String>>,
 }
 
 /// The world outside, as the operator reaches it.
@@ -62,20 +70,31 @@ impl World {
         }
     }
 
+    /// Name of the Service with this address.
+    fn service(&self, address: &str) -> Option<String> {
+        let has = |service: &Value| {
+            service.pointer("/spec/clusterIP").and_then(Value::as_str) == Some(address)
+        };
+        let mut known = self.store.addresses.lock();
+        let name = known.get(address).cloned();
+        if let Some(name) = name
+            && let Some(service) = self.api.object("services", NAMESPACE, &name)
+            && has(&service)
+        {
+            return Some(name);
+        }
+        let services = self.api.objects("services");
+        let service = services.iter().find(|service| has(service))?;
+        let name = text(service, "/metadata/name").to_owned();
+        known.insert(address.to_owned(), name.clone());
+        Some(name)
+    }
+
     /// The Service with the address in `url`, its children of the same name: (ready, data of the ConfigMap).
     fn behind(&self, url: &str) -> Option<(bool, Value)> {
         let address = url.strip_prefix("http://")?.split(':').next()?;
-        let services = self.api.objects("services");
-        let service = services
-            .iter()
-            .find(|s| s.pointer("/spec/clusterIP").and_then(Value::as_str) == Some(address))?;
-        let name = service.pointer("/metadata/name")?.as_str()?;
-        let named = |table: &str| {
-            self.api
-                .objects(table)
-                .into_iter()
-                .find(|o| o.pointer("/metadata/name").and_then(Value::as_str) == Some(name))
-        };
+        let name = self.service(address)?;
+        let named = |table: &str| self.api.object(table, NAMESPACE, &name);
         let ready = named("deployments.apps")?
             .pointer("/status/readyReplicas")
             .and_then(Value::as_i64)
@@ -122,9 +141,16 @@ impl Outside for World {
             ttft_p99_ms: None,
             tokens_per_second: None,
         });
+        // In force from the first question on: nothing else can tell the difference.
+        let now = (config.revision.clone(), Instant::now());
+        let mut routed = self.store.routed.lock();
+        let known = routed.entry(url.to_owned()).or_insert_with(|| now.clone());
+        if known.0 != now.0 {
+            *known = now;
+        }
         Ok(RouteStatus {
             revision: config.revision.clone(),
-            seconds_in_force: None,
+            seconds_in_force: Some(known.1.elapsed().as_secs()),
             backends: backends.collect(),
         })
     }

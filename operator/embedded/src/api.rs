@@ -198,6 +198,17 @@ impl Api {
         self.0.core.lock().state.list(table, "").cloned().collect()
     }
 
+    /// One object of a table.
+    #[must_use]
+    pub fn object(&self, table: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let key = Key {
+            table: table.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        self.0.core.lock().state.get(&key)
+    }
+
     /// How many requests to resources were made.
     #[must_use]
     pub fn requests(&self) -> u64 {

@@ -111,6 +111,8 @@ pub struct Failure {
     pub message: String,
     /// `details` of the Status, if any.
     pub details: Option<Value>,
+    /// `metadata.continue`: where a new list goes on.
+    pub page: Option<String>,
 }
 
 impl Failure {
@@ -120,6 +122,7 @@ impl Failure {
             reason,
             message: message.into(),
             details: None,
+            page: None,
         }
     }
 
@@ -456,6 +459,9 @@ impl Failure {
         }
         if let (Some(details), Some(map)) = (&self.details, status.as_object_mut()) {
             map.insert("details".into(), details.clone());
+        }
+        if let Some(page) = &self.page {
+            crate::object::set(&mut status, &["metadata", "continue"], page.clone().into());
         }
         status
     }

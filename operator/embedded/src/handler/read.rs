@@ -106,10 +106,10 @@ pub(super) fn list(core: &mut Core, call: &Call) -> Result<Reply, Failure> {
             Some(page) => {
                 let mut failure = Failure::expired(STALE_PAGE);
                 // The answer carries a token that goes on with the present state.
-                failure.details = Some(json!({"continue": Page { revision: 0, after: page.after.clone() }.encode()}));
+                failure.page = Some(Page { revision: 0, after: page.after.clone() }.encode());
                 failure
             }
-            None => Failure::expired(format!("The resourceVersion for the provided list is too old: {revision}")),
+            None => Failure::expired("The resourceVersion for the provided list is too old."),
         })?
     };
     let mut rest = all

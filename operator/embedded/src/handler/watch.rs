@@ -150,10 +150,12 @@ impl Cursor {
     }
 
     fn too_old(&self, oldest: u64) -> Step {
-        let failure = Failure::expired(format!(
-            "too old resource version: {} ({oldest})",
-            self.revision
-        ));
+        // kube-apiserver keeps no cache of Events, and etcd has other words than the cache.
+        let failure = Failure::expired(if self.resource.table == "events" {
+            "The resourceVersion for the provided watch is too old.".to_owned()
+        } else {
+            format!("too old resource version: {} ({oldest})", self.revision)
+        });
         Step::Last(WatchEvent {
             kind: "ERROR",
             object: Arc::new(failure.to_value()),

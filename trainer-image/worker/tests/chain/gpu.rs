@@ -23,7 +23,8 @@ fn a_gpu_runs_the_chain_as_the_cpu_does() {
         };
         let statistics = |made: &Made| -> Value {
             let manifest = store.path(&made.uri).join("manifest.json");
-            let manifest: Value = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
+            let manifest: Value =
+                serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
             manifest["statistics"].clone()
         };
         let (docs, pairs) = (chain.finish(&chain.docs()), chain.finish(&chain.pairs()));
