@@ -23,7 +23,14 @@ const KINDS: [(&str, &[&str]); 5] = [
 #[test]
 #[ignore = "needs the release binaries: make e2e"]
 fn a_watched_run_has_no_blank_column_no_falling_percent_and_no_flapping_ready() {
-    let source = Source::new();
+    // Progress is told every 10 s: a model must take longer than that to show any.
+    let manifests = include_str!("chain.yaml")
+        .replace(
+            "steps: 20, batchTokens: 512, learningRate: 0.003, warmupSteps: 2",
+            "steps: 6000, batchTokens: 512",
+        )
+        .replace("everySteps: 5}", "everySteps: 1000}");
+    let source = Source::with(&manifests);
     let plane = Plane::started(&source);
     let watched: Vec<_> = KINDS
         .iter()
@@ -64,6 +71,11 @@ fn a_watched_run_has_no_blank_column_no_falling_percent_and_no_flapping_ready() 
                 own.len() > 2,
                 "{kind}/{name}: too few rows to judge\n{text}"
             );
+            let midway = |row: &&&Row| (1..100).contains(&percent(row)) && row["LOSS"] != "-";
+            if kind == "pretrainjobs" {
+                let seen = own.iter().filter(midway).count();
+                assert!(seen > 0, "{kind}/{name}: no progress was seen\n{text}");
+            }
             for pair in own.windows(2) {
                 let fell = percent(pair[1]) < percent(pair[0]);
                 assert!(!fell, "{kind}/{name}: percent fell\n{text}");

@@ -81,12 +81,10 @@ impl Error {
                 ExitCode::BadData
             }
             Self::MissingInput(_) | Self::Model(Model::Content { .. }) => ExitCode::MissingInput,
+            Self::Model(Model::DiskFull { .. }) => ExitCode::Environment,
             Self::File { source, .. } | Self::Model(Model::File { source, .. }) => {
                 match source.kind() {
                     std::io::ErrorKind::NotFound => ExitCode::MissingInput,
-                    std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                        ExitCode::Environment
-                    }
                     _ => ExitCode::TryAgain,
                 }
             }
@@ -96,8 +94,11 @@ impl Error {
     }
 
     pub(crate) fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::File { path, source }
+        let wrap = bessemer_model::Error::io(path);
+        move |source| match wrap(source) {
+            bessemer_model::Error::File { path, source } => Self::File { path, source },
+            full => Self::Model(full),
+        }
     }
 
     pub(crate) fn config(field: impl Into<String>, problem: impl Into<String>) -> Self {

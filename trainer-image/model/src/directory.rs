@@ -52,7 +52,7 @@ impl Directory {
 
     fn text(&self, name: &str) -> Result<String, Error> {
         let path = self.path(name);
-        std::fs::read_to_string(&path).map_err(|source| Error::File { path, source })
+        std::fs::read_to_string(&path).map_err(Error::io(&path))
     }
 
     fn json(&self, name: &str) -> Result<Value, Error> {
@@ -135,10 +135,7 @@ impl Directory {
                 "the model still has adapters; merge them before the export".to_owned(),
             ));
         }
-        std::fs::create_dir_all(&self.root).map_err(|source| Error::File {
-            path: self.root.clone(),
-            source,
-        })?;
+        std::fs::create_dir_all(&self.root).map_err(Error::io(&self.root))?;
         let mut tensors = BTreeMap::new();
         for parameter in model.weights() {
             if !model.config().bias
@@ -172,23 +169,13 @@ impl Directory {
     /// # Errors
     /// [`Error::File`] naming the file.
     pub fn save_tokenizer(&self, from: &Path, end_of_text: &str) -> Result<(), Error> {
-        std::fs::create_dir_all(&self.root).map_err(|source| Error::File {
-            path: self.root.clone(),
-            source,
-        })?;
-        let source_file = from.join(TOKENIZER_FILE);
-        std::fs::copy(&source_file, self.path(TOKENIZER_FILE)).map_err(|source| Error::File {
-            path: source_file,
-            source,
-        })?;
+        std::fs::create_dir_all(&self.root).map_err(Error::io(&self.root))?;
+        let file = from.join(TOKENIZER_FILE);
+        std::fs::copy(&file, self.path(TOKENIZER_FILE)).map_err(Error::io(&file))?;
         let settings = from.join(TOKENIZER_CONFIG_FILE);
         if settings.exists() {
-            std::fs::copy(&settings, self.path(TOKENIZER_CONFIG_FILE)).map_err(|source| {
-                Error::File {
-                    path: settings,
-                    source,
-                }
-            })?;
+            std::fs::copy(&settings, self.path(TOKENIZER_CONFIG_FILE))
+                .map_err(Error::io(&settings))?;
             return Ok(());
         }
         self.write_json(
@@ -207,15 +194,12 @@ impl Directory {
 
     fn write_json(&self, name: &str, value: &Value) -> Result<(), Error> {
         let path = self.path(name);
-        let failed = |source| Error::File {
-            path: path.clone(),
-            source,
-        };
+        let failed = Error::io(&path);
         let mut text = serde_json::to_string_pretty(value).map_err(|error| failed(error.into()))?;
         text.push('\n');
         let partial = path.with_extension("partial");
-        std::fs::write(&partial, text).map_err(failed)?;
-        std::fs::rename(&partial, &path).map_err(failed)
+        std::fs::write(&partial, text).map_err(&failed)?;
+        std::fs::rename(&partial, &path).map_err(&failed)
     }
 
     /// The ids that end a text: eos_token_id of generation_config.json, else of config.json, a number or a list.

@@ -1,6 +1,7 @@
 //! Owns the errors of this crate; each names the file or field it is about.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 /// Why a model cannot be built, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,12 @@ pub enum Error {
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,
+    },
+    /// The disk is full.
+    #[error("no space left on the disk of {path}; free some or raise resources.scratch")]
+    DiskFull {
+        /// What was written.
+        path: PathBuf,
     },
     /// A file whose content is not what it must be.
     #[error("{path} is damaged or not supported: {problem}; fetch or export it again")]
@@ -54,11 +61,26 @@ impl Error {
         match self {
             Self::Config { .. } => "InvalidModel",
             Self::File { .. } => "ModelFile",
+            Self::DiskFull { .. } => "DiskFull",
             Self::Content { .. } => "ModelDamaged",
             Self::Adapter(_) => "InvalidAdapter",
             Self::Chat(_) => "InvalidChatTemplate",
             Self::Context { .. } => "ContextTooLong",
             Self::Libtorch(_) => "LibtorchError",
+        }
+    }
+
+    /// Wraps an error of the file system, a full disk under its own name.
+    pub fn io(path: impl AsRef<Path>) -> impl Fn(std::io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        move |source| match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                Self::DiskFull { path: path.clone() }
+            }
+            _ => Self::File {
+                path: path.clone(),
+                source,
+            },
         }
     }
 }

@@ -73,10 +73,7 @@ fn absorb(hash: &mut Sha256, name: &str, dtype: &str, shape: &[usize], bytes: &[
 /// # Errors
 /// [`Error::File`] when it cannot be written, [`Error::Content`] for a kind that the format lacks.
 pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
-    let failed = |source| Error::File {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = Error::io(path);
     let mut header = serde_json::Map::new();
     let mut hash = Sha256::new();
     let mut offset = 0;
@@ -112,18 +109,18 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), Erro
     header.resize(header.len().next_multiple_of(8), b' ');
 
     let partial = path.with_extension("partial");
-    let mut file = BufWriter::new(File::create(&partial).map_err(failed)?);
+    let mut file = BufWriter::new(File::create(&partial).map_err(&failed)?);
     file.write_all(&(header.len() as u64).to_le_bytes())
-        .map_err(failed)?;
-    file.write_all(&header).map_err(failed)?;
+        .map_err(&failed)?;
+    file.write_all(&header).map_err(&failed)?;
     for tensor in tensors.values() {
-        file.write_all(&bytes(tensor)?).map_err(failed)?;
+        file.write_all(&bytes(tensor)?).map_err(&failed)?;
     }
     let file = file
         .into_inner()
         .map_err(|error| failed(error.into_error()))?;
-    file.sync_all().map_err(failed)?;
-    std::fs::rename(&partial, path).map_err(failed)
+    file.sync_all().map_err(&failed)?;
+    std::fs::rename(&partial, path).map_err(&failed)
 }
 
 /// Reads all tensors of `path` to `device`. A file that we wrote is checked against the digest it holds.
@@ -132,15 +129,12 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), Erro
 /// [`Error::File`] when it cannot be opened; [`Error::Content`] when it is truncated, has a flipped byte or
 /// holds an unknown type.
 pub fn read(path: &Path, device: Device) -> Result<BTreeMap<String, Tensor>, Error> {
-    let failed = |source| Error::File {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::open(path).map_err(failed)?;
+    let failed = Error::io(path);
+    let file = File::open(path).map_err(&failed)?;
     // SAFETY: model files are written under another name and renamed, never changed in place.
     #[allow(unsafe_code)]
     // reason: a memory map is the only way to read weights without a second copy
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(&failed)?;
     let (_, metadata) = SafeTensors::read_metadata(&map).map_err(|error| damaged(path, error))?;
     let stored = metadata
         .metadata()

@@ -147,10 +147,7 @@ fn fill(
             .insert(name.to_owned(), sha256(&partial.join(name))?);
     }
     let path = partial.join(STATE);
-    let json = |error: serde_json::Error| Error::File {
-        path: path.clone(),
-        source: error.into(),
-    };
+    let json = |error: serde_json::Error| Error::file(&path)(error.into());
     let text = serde_json::to_string(&state).map_err(json)?;
     let sealed = Sealed {
         sha256: hex::encode(Sha256::digest(&text)),

@@ -125,12 +125,10 @@ impl Error {
             Self::MissingInput(_) | Self::Damaged { .. } | Self::Model(Model::Content { .. }) => {
                 ExitCode::MissingInput
             }
+            Self::Model(Model::DiskFull { .. }) => ExitCode::Environment,
             Self::File { source, .. } | Self::Model(Model::File { source, .. }) => {
                 match source.kind() {
                     std::io::ErrorKind::NotFound => ExitCode::MissingInput,
-                    std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                        ExitCode::Environment
-                    }
                     _ => ExitCode::TryAgain,
                 }
             }
@@ -140,7 +138,10 @@ impl Error {
     }
 
     pub(crate) fn file(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::File { path, source }
+        let wrap = bessemer_model::Error::io(path);
+        move |source| match wrap(source) {
+            bessemer_model::Error::File { path, source } => Self::File { path, source },
+            full => Self::Model(full),
+        }
     }
 }

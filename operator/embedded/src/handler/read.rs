@@ -102,15 +102,23 @@ pub(super) fn list(core: &mut Core, call: &Call) -> Result<Reply, Failure> {
             .cloned()
             .collect()
     } else {
-        core.state.list_at(&resource.table, &call.target.namespace, revision).map_err(|_| match &page {
-            Some(page) => {
-                let mut failure = Failure::expired(STALE_PAGE);
-                // The answer carries a token that goes on with the present state.
-                failure.page = Some(Page { revision: 0, after: page.after.clone() }.encode());
-                failure
-            }
-            None => Failure::expired("The resourceVersion for the provided list is too old."),
-        })?
+        core.state
+            .list_at(&resource.table, &call.target.namespace, revision)
+            .map_err(|_| match &page {
+                Some(page) => {
+                    let mut failure = Failure::expired(STALE_PAGE);
+                    // The answer carries a token that goes on with the present state.
+                    failure.page = Some(
+                        Page {
+                            revision: 0,
+                            after: page.after.clone(),
+                        }
+                        .encode(),
+                    );
+                    failure
+                }
+                None => Failure::expired("The resourceVersion for the provided list is too old."),
+            })?
     };
     let mut rest = all
         .into_iter()

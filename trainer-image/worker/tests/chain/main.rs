@@ -8,6 +8,7 @@
     clippy::indexing_slicing
 )] // reason: a test fails by panicking
 
+mod disk;
 mod fault;
 mod gpu;
 mod kill;
