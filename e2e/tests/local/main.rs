@@ -7,6 +7,7 @@
     clippy::indexing_slicing
 )] // reason: a test says by panicking that it failed, in its helpers too
 
+mod canary;
 mod chain;
 mod client;
 mod column;
