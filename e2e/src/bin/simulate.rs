@@ -126,7 +126,7 @@ fn main() -> ExitCode {
 fn at_rest(objects: usize, start: Instant) -> ExitCode {
     let report = rest(objects);
     let whole = report.broken.is_empty();
-    report.broken.iter().for_each(|what| println!("{what}"));
+    report.broken.iter().take(10).for_each(|what| println!("{what}"));
     println!(
         "| {} objects | {} requests | {} writes, {} in 24 virtual hours at rest | {:.0} s |",
         report.objects,

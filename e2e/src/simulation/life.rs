@@ -175,7 +175,10 @@ pub(super) async fn rest(
     let most = ENDLESS_EACH * wishes.len() as u64;
     simulation.wire.most.store(most, Ordering::Relaxed);
     for ((kind, name), spec) in wishes {
-        server::apply(&simulation.api, *kind, name, spec);
+        let (code, answer) = server::apply(&simulation.api, *kind, name, spec);
+        if code != 201 {
+            return Err(vec![format!("{kind} {name} refused with {code}: {answer}")]);
+        }
     }
     simulation.settle(wishes).await?;
     quiet(simulation, options).await

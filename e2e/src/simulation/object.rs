@@ -77,7 +77,7 @@ pub fn spec(kind: Kind, number: usize, random: &mut ChaCha8Rng) -> Value {
         }),
         Kind::FineTune => json!({
             "baseRef": {"kind": "PretrainJob", "name": "p0"}, "datasetRef": {"name": "d1"}, "supervised": {},
-            "training": {"epochs": 1 + number}
+            "training": {"epochs": 1 + number % 1000}
         }),
         Kind::Evaluation => json!({
             "modelRef": model, "suites": [{"name": "held-out", "perplexity": {"datasetRef": {"name": "d0"}}}]
