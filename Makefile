@@ -44,8 +44,8 @@ generate: setup ## write generated files (CRD YAML, status page) from their sour
 	.ci/generate
 
 .PHONY: simulate
-simulate: build ## run the simulation: SEEDS=n, FROM=first seed, LOG=1
-	$(BIN)/simulate --seeds $(SEEDS) $(if $(FROM),--from $(FROM)) $(if $(filter 10000,$(SEEDS)),--complete) $(if $(LOG),--log)
+simulate: build ## run the simulation: SEEDS=n, FROM=first seed, LIMIT=seconds, LOG=1
+	$(BIN)/simulate --seeds $(SEEDS) $(if $(FROM),--from $(FROM)) $(if $(LIMIT),--limit $(LIMIT)) $(if $(filter 10000,$(SEEDS)),--complete) $(if $(LOG),--log)
 
 .PHONY: e2e
 e2e: setup ## end-to-end tests on the embedded control plane, kubectl included

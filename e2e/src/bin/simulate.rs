@@ -25,7 +25,10 @@ struct Arguments {
     /// Threads; seeds are independent.
     #[arg(long, default_value_t = 2)]
     threads: u64,
-    /// Fail if a (kind, step, fault) was never met.
+    /// After so many seconds no further seed is begun.
+    #[arg(long, default_value_t = u64::MAX)]
+    limit: u64,
+    /// Fail if a (kind, step, fault) was never met, unless seeds were left out.
     #[arg(long)]
     complete: bool,
     /// Instead of seeds: this many objects without faults, to rest and for 24 virtual hours at rest.
@@ -60,12 +63,17 @@ fn main() -> ExitCode {
             let (from, step) = (arguments.from + thread, arguments.threads.max(1));
             std::thread::spawn(move || {
                 let (mut coverage, mut failed, mut requests) = (Coverage::new(), Vec::new(), 0);
+                let mut done = 0;
                 for seed in (from..end).step_by(usize::try_from(step).unwrap_or(1)) {
                     if seed > from && (seed - from).is_multiple_of(PROGRESS * step) {
                         let passed = seed - from;
                         eprintln!("thread {thread}: {} of its seeds done", passed / step);
                     }
+                    if start.elapsed().as_secs() >= arguments.limit {
+                        break;
+                    }
                     let report = trial(seed);
+                    done += 1;
                     requests += report.requests;
                     for (cell, count) in report.coverage {
                         *coverage.entry(cell).or_insert(0) += count;
@@ -79,13 +87,14 @@ fn main() -> ExitCode {
                         failed.push(seed);
                     }
                 }
-                (coverage, failed, requests)
+                (coverage, failed, requests, done)
             })
         })
         .collect();
     let (mut coverage, mut failed, mut requests) = (Coverage::new(), Vec::new(), 0);
+    let mut done: u64 = 0;
     for worker in workers {
-        let Ok((cells, seeds, count)) = worker.join() else {
+        let Ok((cells, seeds, count, lived)) = worker.join() else {
             eprintln!("a simulation panicked");
             return ExitCode::FAILURE;
         };
@@ -94,17 +103,24 @@ fn main() -> ExitCode {
         }
         failed.extend(seeds);
         requests += count;
+        done += lived;
     }
     let empty = print(&coverage);
     let seconds = start.elapsed().as_secs_f64();
     #[allow(clippy::cast_precision_loss)]
-    let each = seconds * 1000.0 / arguments.seeds.max(1) as f64;
+    let each = seconds * 1000.0 / done.max(1) as f64;
     println!(
-        "{} seeds, {} failed, {requests} requests, {empty} empty cells, {seconds:.1} s, {each:.1} ms each",
-        arguments.seeds,
+        "{done} seeds, {} failed, {requests} requests, {empty} empty cells, {seconds:.1} s, {each:.1} ms each",
         failed.len()
     );
-    let complete = !(arguments.complete && empty > 0);
+    let left = arguments.seeds - done;
+    if left > 0 {
+        println!(
+            "left out: {left} seeds, because {} s are over",
+            arguments.limit
+        );
+    }
+    let complete = !(arguments.complete && left == 0 && empty > 0);
     let word = if failed.is_empty() && complete {
         "ok"
     } else {
@@ -112,7 +128,7 @@ fn main() -> ExitCode {
     };
     println!(
         "test result: {word}. {} passed; {} failed;",
-        arguments.seeds - failed.len() as u64,
+        done - failed.len() as u64,
         failed.len() + usize::from(!complete)
     );
     if word == "ok" {
@@ -126,7 +142,11 @@ fn main() -> ExitCode {
 fn at_rest(objects: usize, start: Instant) -> ExitCode {
     let report = rest(objects);
     let whole = report.broken.is_empty();
-    report.broken.iter().take(10).for_each(|what| println!("{what}"));
+    report
+        .broken
+        .iter()
+        .take(10)
+        .for_each(|what| println!("{what}"));
     println!(
         "| {} objects | {} requests | {} writes, {} in 24 virtual hours at rest | {:.0} s |",
         report.objects,
