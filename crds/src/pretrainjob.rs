@@ -249,13 +249,10 @@ pub struct PretrainJobStatus {
     /// Losses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub losses: Option<Losses>,
-    /// Model FLOPs utilisation, 0 to 1, where the hardware's peak is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model_flops_utilization: Option<f64>,
     /// GPU-hours of the run that has ended, from startTime to completionTime; 0 on CPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_hours: Option<f64>,
-    /// Cost so far, where prices are known.
+    /// Cost so far; prices come with `spec.budget`, and nothing writes it before that is built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
 }
@@ -266,7 +263,7 @@ pub struct PretrainJobStatus {
 pub struct ModelSize {
     /// Parameters.
     pub parameters: i64,
-    /// Work estimated before the run (6 N D).
+    /// Work by the rule of thumb 6 N D.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimated_flops: Option<f64>,
     /// Work done.

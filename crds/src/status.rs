@@ -77,6 +77,9 @@ pub struct Progress {
     /// Tokens per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
+    /// Model FLOPs utilisation, 0 to 1, where the hardware's peak is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_flops_utilization: Option<f64>,
     /// Training loss, nats per token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,

@@ -51,6 +51,9 @@ pub struct ProgressReport {
     /// Tokens per second over the last few steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
+    /// Model FLOPs utilisation over the same steps, 0 to 1, where the hardware's peak is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_flops_utilization: Option<f64>,
     /// Training loss, nats per token, mean over the last few steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,

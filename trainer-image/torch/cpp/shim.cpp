@@ -31,6 +31,18 @@ void bessemer_torch_free(char* text) { std::free(text); }
 // Before anything asks libtorch for a GPU, since it remembers the answer.
 bool bessemer_torch_load_cuda() { return dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr; }
 
+// The driver's name of the first GPU, at most `length` bytes with the NUL; false without a driver or a GPU.
+bool bessemer_torch_gpu_name(char* name, int length) {
+  void* driver = dlopen("libcuda.so.1", RTLD_NOW);
+  if (driver == nullptr) return false;
+  const auto begin = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
+  const auto get = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
+  const auto tell = reinterpret_cast<int (*)(char*, int, int)>(dlsym(driver, "cuDeviceGetName"));
+  int device = 0;
+  return begin != nullptr && get != nullptr && tell != nullptr && begin(0) == 0 && get(&device, 0) == 0 &&
+         tell(name, length, device) == 0;
+}
+
 // One AdamW update of `count` tensors in place. `step` is the number of this update, from 1.
 char* bessemer_torch_fused_adamw(const Handle* parameters, const Handle* gradients, const Handle* means,
                                  const Handle* squares, size_t count, int64_t step, double rate,

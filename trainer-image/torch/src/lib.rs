@@ -6,10 +6,10 @@
 
 pub mod distributed;
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int};
 
 pub use tch::Device;
-use tch::{Cuda, Tensor};
+use tch::{Cuda, Kind, Tensor};
 use torch_sys::C_tensor;
 
 unsafe extern "C" {
@@ -40,6 +40,7 @@ unsafe extern "C" {
     fn bessemer_torch_clear_gradients(tensors: *const *mut C_tensor, count: usize) -> *mut c_char;
     fn bessemer_torch_deterministic(on: bool) -> *mut c_char;
     fn bessemer_torch_load_cuda() -> bool;
+    fn bessemer_torch_gpu_name(name: *mut c_char, length: c_int) -> bool;
 }
 
 /// What went wrong inside libtorch, in its own words.
@@ -79,6 +80,46 @@ pub fn device(gpus: u32) -> Result<Device, NoGpu> {
         // SAFETY: loads a library of libtorch's own, whose initialisers register what it can do.
         _ if unsafe { bessemer_torch_load_cuda() } && Cuda::is_available() => Ok(Device::Cuda(0)),
         _ => Err(NoGpu(gpus)),
+    }
+}
+
+/// Operations per second at most, dense, in BF16 and FP32 without TF32, by the vendor's data sheets; what is further
+/// down matches fewer names.
+const PEAKS: [(&str, f64, f64); 9] = [
+    ("B200", 2250e12, 75e12),
+    ("H200", 989.4e12, 66.9e12),
+    ("H100 PCIe", 756e12, 51.2e12),
+    ("H100 NVL", 835e12, 60e12),
+    ("H100", 989.4e12, 66.9e12),
+    ("A100", 312e12, 19.5e12),
+    ("L40S", 362e12, 91.6e12),
+    ("L40", 181e12, 90.5e12),
+    ("L4", 121e12, 30.3e12),
+];
+
+/// Floating-point operations per second at most that `device` does in matrices of `kind`; nothing for CPUs and GPUs that
+/// the table lacks.
+pub fn peak_flops(device: Device, kind: Kind) -> Option<f64> {
+    let Device::Cuda(_) = device else {
+        return None;
+    };
+    let mut name = [0; 256];
+    // SAFETY: `name` is a place of that many bytes, in which the driver ends its text with NUL.
+    if !unsafe { bessemer_torch_gpu_name(name.as_mut_ptr(), name.len() as c_int) } {
+        return None;
+    }
+    // SAFETY: as above.
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) };
+    peak_of(&name.to_string_lossy(), kind)
+}
+
+fn peak_of(name: &str, kind: Kind) -> Option<f64> {
+    let has = |word: &str| name.contains(word);
+    let (_, bf16, fp32) = PEAKS.into_iter().find(|(word, ..)| has(word))?;
+    match kind {
+        Kind::BFloat16 => Some(bf16),
+        Kind::Float => Some(fp32),
+        _ => None,
     }
 }
 

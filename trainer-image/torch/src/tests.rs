@@ -4,6 +4,22 @@ use tch::{Kind, Tensor};
 
 use super::*;
 
+#[test]
+fn peaks_are_those_of_the_data_sheets() {
+    let h100 = "NVIDIA H100 80GB HBM3";
+    assert_eq!(peak_of(h100, Kind::BFloat16), Some(989.4e12));
+    assert_eq!(peak_of(h100, Kind::Float), Some(66.9e12));
+    assert_eq!(peak_of("NVIDIA H100 PCIe", Kind::BFloat16), Some(756e12));
+    assert_eq!(peak_of("NVIDIA L40S", Kind::BFloat16), Some(362e12));
+    assert_eq!(peak_of(h100, Kind::Double), None);
+    assert_eq!(peak_of("another", Kind::Float), None);
+    assert_eq!(peak_flops(Device::Cpu, Kind::Float), None);
+    match device(1) {
+        Ok(gpu) => assert!(peak_flops(gpu, Kind::BFloat16).is_some()),
+        Err(reason) => println!("skipped: {reason}"),
+    }
+}
+
 fn close(left: &Tensor, right: &Tensor, tolerance: f64) {
     let difference = (left - right).abs().max().double_value(&[]);
     assert!(difference <= tolerance, "difference {difference}");

@@ -66,8 +66,11 @@ impl Observer for Clock {
         self.ends.push(self.start.elapsed());
         if progress.step.is_multiple_of(self.every) {
             eprintln!(
-                "step {} loss {:.3} {:.0} tokens/s",
-                progress.step, progress.smooth_loss, progress.tokens_per_second
+                "step {} loss {:.3} {:.0} tokens/s, {:.3} of the peak",
+                progress.step,
+                progress.smooth_loss,
+                progress.tokens_per_second,
+                progress.model_flops_utilization.unwrap_or(f64::NAN)
             );
         }
     }

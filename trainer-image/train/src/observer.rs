@@ -22,6 +22,8 @@ pub struct Progress {
     pub learning_rate: f64,
     /// Tokens per second over the last steps, checkpoints and validation included.
     pub tokens_per_second: f64,
+    /// Model FLOPs utilisation at this rate, 0 to 1, where the hardware's peak is known.
+    pub model_flops_utilization: Option<f64>,
     /// Seconds that the rest will take at this rate.
     pub eta_seconds: f64,
 }

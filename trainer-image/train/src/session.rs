@@ -108,11 +108,17 @@ pub fn run(
         parameters,
         state: State::new(settings.fingerprint.clone()),
         saved: None,
+        tokens_at_peak: None,
     };
     if session.ranks.is_first() {
         session.resume()?;
     }
     session.begin_together()?;
+    let work = model
+        .config()
+        .training_flops_per_token(i64::from(settings.batch.sequence_length));
+    session.tokens_at_peak = bessemer_torch::peak_flops(model.device(), model.compute())
+        .map(|peak| session.ranks.count() as f64 * peak / work);
     session.train(batches, observer)
 }
 
@@ -192,6 +198,8 @@ struct Session<'a> {
     optimizer: Optimizer,
     state: State,
     saved: Option<PathBuf>,
+    /// Tokens per second that all ranks together could do at most, where that is known.
+    tokens_at_peak: Option<f64>,
 }
 
 /// What one step did.
@@ -302,6 +310,9 @@ impl Session<'_> {
             gradient_norm: done.norm,
             learning_rate: done.rate,
             tokens_per_second: tokens as f64 / seconds,
+            model_flops_utilization: self
+                .tokens_at_peak
+                .map(|peak| tokens as f64 / seconds / peak),
             eta_seconds: (self.settings.steps - self.state.step) as f64 * seconds / steps as f64,
         }
     }

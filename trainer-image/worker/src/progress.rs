@@ -52,6 +52,7 @@ impl Reporter {
             total_steps: 0,
             eta_seconds: None,
             tokens_per_second: None,
+            model_flops_utilization: None,
             loss: None,
             validation_loss: None,
             checkpoint: None,
@@ -77,6 +78,7 @@ impl Reporter {
             for number in [
                 &mut report.eta_seconds,
                 &mut report.tokens_per_second,
+                &mut report.model_flops_utilization,
                 &mut report.loss,
                 &mut report.validation_loss,
             ] {

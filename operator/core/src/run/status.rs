@@ -111,6 +111,7 @@ pub fn complete(old: Option<&Progress>) -> Progress {
         total_steps: old.and_then(|p| p.total_steps),
         eta_seconds: None,
         tokens_per_second: old.and_then(|p| p.tokens_per_second),
+        model_flops_utilization: old.and_then(|p| p.model_flops_utilization),
         loss: old.and_then(|p| p.loss),
         updated_at: old.and_then(|p| p.updated_at.clone()),
     }
@@ -145,6 +146,8 @@ pub fn report(old: Option<&Progress>, received: &Received) -> Progress {
         eta_seconds: eta,
         tokens_per_second: finite(report.tokens_per_second)
             .or_else(|| old.and_then(|p| p.tokens_per_second)),
+        model_flops_utilization: finite(report.model_flops_utilization)
+            .or_else(|| old.and_then(|p| p.model_flops_utilization)),
         loss: finite(report.loss).or_else(|| old.and_then(|p| p.loss)),
         updated_at: Some(Time(whole_seconds(received.at))),
     }

@@ -520,6 +520,7 @@ fn progress_is_coalesced_and_never_falls() {
             total_steps: 10,
             eta_seconds: Some(190.0),
             tokens_per_second: Some(f64::NAN),
+            model_flops_utilization: Some(0.345_678_9),
             loss: Some(loss),
             validation_loss: None,
             checkpoint: None,
@@ -543,6 +544,8 @@ fn progress_is_coalesced_and_never_falls() {
         cluster.objects[&text]["status"]["progress"]["tokensPerSecond"].is_null(),
         "not finite"
     );
+    let told = &cluster.objects[&text]["status"]["progress"]["modelFlopsUtilization"];
+    assert_eq!(told, 0.34568);
     cluster.now += 3;
     cluster
         .progress

@@ -37,6 +37,7 @@ pub(crate) fn report(percent: f64) -> ProgressReport {
         total_steps: 10,
         eta_seconds: None,
         tokens_per_second: None,
+        model_flops_utilization: None,
         loss: None,
         validation_loss: None,
         checkpoint: None,

@@ -171,6 +171,7 @@ impl Observer for Watch {
             (report.step, report.total_steps) = (progress.step, progress.total_steps);
             report.eta_seconds = Some(progress.eta_seconds);
             report.tokens_per_second = Some(progress.tokens_per_second);
+            report.model_flops_utilization = progress.model_flops_utilization;
             report.loss = Some(progress.smooth_loss);
             report.validation_loss = progress.validation_loss.or(report.validation_loss);
         });
@@ -184,6 +185,7 @@ impl Observer for Watch {
                 learning_rate = progress.learning_rate,
                 gradient_norm = progress.gradient_norm,
                 tokens_per_second = progress.tokens_per_second,
+                model_flops_utilization = progress.model_flops_utilization,
                 "trained"
             );
         }
