@@ -91,9 +91,9 @@ images-check: setup ## build images of the binaries that are there, and check th
 	trainer-image/test-images --bin "$(BIN)"
 
 .PHONY: e2e-kill
-e2e-kill: build ## kill the chain's processes at random moments: BESSEMER_ROUNDS=n, BESSEMER_SEED=n
+e2e-kill: build ## kill processes at random moments: KILL=quickstart for that alone, BESSEMER_ROUNDS=n, BESSEMER_SEED=n
 	examples/quickstart/data "$(BIN)"
-	$(CARGO) test --release --workspace --locked --test local -- --ignored --nocapture --test-threads 1 kill::
+	$(CARGO) test --release --workspace --locked --test local -- --ignored --nocapture --test-threads 1 kill::$(KILL)
 
 .PHONY: parity
 parity: setup ## tests against the peers and the real data of ../shared/data
