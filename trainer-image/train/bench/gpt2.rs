@@ -105,7 +105,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ) {
             row(
                 &format!("PyTorch {form}"),
-                line["tokens_per_second"].as_f64().unwrap_or(f64::NAN),
+                line.get("tokens_per_second")
+                    .and_then(serde_json::Value::as_f64)
+                    .unwrap_or(f64::NAN),
             );
         }
     }
