@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::client;
-use crate::plane::{Plane, text};
+use crate::plane::Plane;
 use crate::process::until;
 use crate::source::Source;
 
@@ -28,8 +28,8 @@ fn a_candidate_takes_its_share_and_stays_out_when_it_is_slow_or_broken() {
 
     // A step is held from its first answer on, and the shares are those of the spec.
     let steps = json!([{"percent": 30, "holdSeconds": HOLD}]);
-    change(
-        &plane,
+    plane.change(
+        "mdeploy/chat",
         &json!({"modelRef": {"name": "two"}, "rollout": {"steps": steps}}),
     );
     let seen = until(Duration::from_secs(60), || {
@@ -53,8 +53,8 @@ fn a_candidate_takes_its_share_and_stays_out_when_it_is_slow_or_broken() {
 
     // A server that refuses its weights never gets a request.
     flip(&weights(&plane, "one"));
-    change(
-        &plane,
+    plane.change(
+        "mdeploy/chat",
         &json!({"modelRef": {"name": "one"}, "progressDeadlineSeconds": 20}),
     );
     let mut other = 0;
@@ -77,8 +77,8 @@ fn a_candidate_takes_its_share_and_stays_out_when_it_is_slow_or_broken() {
         "steps": [{"percent": 50, "holdSeconds": 600}],
         "abort": {"p99TimeToFirstTokenMs": 1, "minRequests": 20}
     });
-    change(
-        &plane,
+    plane.change(
+        "mdeploy/chat",
         &json!({"modelRef": {"name": "one"}, "rollout": rollout}),
     );
     let aborted = until(Duration::from_secs(90), || {
@@ -87,15 +87,6 @@ fn a_candidate_takes_its_share_and_stays_out_when_it_is_slow_or_broken() {
     });
     assert!(aborted.is_some(), "{:?}", plane.ready("mdeploy/chat"));
     traffic(&plane, two);
-}
-
-fn change(plane: &Plane, spec: &Value) {
-    let patch = json!({"spec": spec}).to_string();
-    let patched = plane
-        .kubectl(&["patch", "mdeploy", "chat", "--type", "merge", "-p", &patch])
-        .output()
-        .unwrap();
-    assert!(patched.status.success(), "{}", text(&patched));
 }
 
 /// How many of `count` answers came from which model; every one must be whole.

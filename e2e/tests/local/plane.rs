@@ -126,6 +126,12 @@ impl Plane {
         text(&output)
     }
 
+    /// Changes fields of an object's spec.
+    pub fn change(&self, object: &str, spec: &Value) {
+        let patch = serde_json::json!({"spec": spec}).to_string();
+        self.kubectl_ok(&["patch", object, "--type", "merge", "-p", &patch]);
+    }
+
     pub fn json(&self, arguments: &[&str]) -> Value {
         let output = self
             .kubectl(arguments)

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client;
-use crate::plane::{Plane, text};
+use crate::plane::Plane;
 use crate::process::until;
 use crate::source::Source;
 
@@ -74,12 +74,7 @@ fn twenty_promotions_under_twenty_streaming_clients_cut_no_answer() {
 }
 
 fn promote(plane: &Plane, model: &str, digest: &str) {
-    let patch = format!(r#"{{"spec":{{"modelRef":{{"name":"{model}"}}}}}}"#);
-    let patched = plane
-        .kubectl(&["patch", "mdeploy", "chat", "--type", "merge", "-p", &patch])
-        .output()
-        .unwrap();
-    assert!(patched.status.success(), "{}", text(&patched));
+    plane.change("mdeploy/chat", &json!({"modelRef": {"name": model}}));
     let served = until(std::time::Duration::from_secs(120), || {
         let status = plane.json(&["get", "mdeploy", "chat"])["status"].clone();
         let traffic = status["traffic"].as_array()?;
