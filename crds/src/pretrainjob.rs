@@ -146,6 +146,7 @@ pub enum PositionEncoding {
 #[x_kube(validation = Rule::new("!has(self.heads) || !has(self.hiddenSize) || self.hiddenSize % self.heads == 0").message("hiddenSize must be a multiple of heads"))]
 #[x_kube(validation = Rule::new("!has(self.keyValueHeads) || !has(self.heads) || self.heads % self.keyValueHeads == 0").message("heads must be a multiple of keyValueHeads"))]
 #[x_kube(validation = Rule::new("!has(self.positions) || (self.family == 'GPT2' ? self.positions == 'Learned' : self.family == 'MPT' ? self.positions == 'ALiBi' : self.family == 'BERT' ? self.positions == 'Learned' : self.positions == 'RoPE')").message("positions do not fit the family: GPT2 and BERT use Learned, Llama and Mixtral RoPE, MPT ALiBi"))]
+#[x_kube(validation = Rule::new("!has(self.attentionWindow) || self.family in ['Llama', 'Mixtral']").message("attentionWindow goes with Llama and Mixtral: no other family can be exported with one"))]
 pub struct Model {
     /// Family.
     #[x_kube(validation = Rule::new("self == oldSelf").message("family is immutable; create another PretrainJob"))]
@@ -180,7 +181,7 @@ pub struct Model {
     /// Position encoding; the family's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub positions: Option<PositionEncoding>,
-    /// Tokens that attention looks back.
+    /// Tokens that attention looks back, the own one included; the model is exported as Hugging Face's Mistral.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65536))]
     pub attention_window: Option<i32>,

@@ -119,6 +119,7 @@ fn cases() -> Vec<Case> {
         case(PretrainJob, "multiple of heads", &[("/spec/model", json!({"family": "GPT2", "layers": 2, "heads": 2, "hiddenSize": 8}))], &[("/spec/model", json!({"family": "GPT2", "layers": 2, "heads": 3, "hiddenSize": 8}))]),
         case(PretrainJob, "multiple of keyValueHeads", &[("/spec/model", json!({"family": "Llama", "layers": 2, "heads": 4, "keyValueHeads": 2, "hiddenSize": 8}))], &[("/spec/model", json!({"family": "Llama", "layers": 2, "heads": 4, "keyValueHeads": 3, "hiddenSize": 8}))]),
         case(PretrainJob, "positions do not fit", &[("/spec/model/positions", json!("RoPE"))], &[("/spec/model/positions", json!("Learned"))]),
+        case(PretrainJob, "attentionWindow goes with", &[("/spec/model/attentionWindow", json!(64))], &[("/spec/model", json!({"family": "GPT2", "preset": "1M", "attentionWindow": 64}))]),
         case(PretrainJob, "active must not exceed", &[("/spec/model/mixtureOfExperts", json!({"experts": 8, "active": 2}))], &[("/spec/model/mixtureOfExperts", json!({"experts": 2, "active": 3}))]),
         case(FineTune, "exactly one of supervised", &[("/spec/supervised", Value::Null), ("/spec/dpo", json!({}))], &[("/spec/dpo", json!({}))]),
         transition(FineTune, "method is immutable", &[("/spec/supervised", Value::Null), ("/spec/dpo", json!({}))]),

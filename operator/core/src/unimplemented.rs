@@ -71,7 +71,6 @@ pub const TABLE: &[Unimplemented] = &[
     no(PretrainJob, "model.family", Is(&["Mixtral", "MPT", "BERT"])),
     no(PretrainJob, "model.preset", Is(&["7B", "70B", "175B"])),
     no(PretrainJob, "model.positions", Is(&["ALiBi"])),
-    no(PretrainJob, "model.attentionWindow", Present),
     no(PretrainJob, "model.sparsePattern", Present),
     no(PretrainJob, "model.mixtureOfExperts", Present),
     no(PretrainJob, "objective", Is(&["MaskedLanguageModel"])),

@@ -10,7 +10,7 @@ import pathlib
 import sys
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 HERE = pathlib.Path(__file__).parent
 IDS = [[3, 14, 15, 9, 26, 5, 35, 8], [31, 41, 5, 9, 2, 6, 53, 58]]
@@ -57,6 +57,8 @@ def main():
     write("llama", LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, rope_theta=500.0, **grouped)), 2)
     write("llama-tied", LlamaForCausalLM(LlamaConfig(num_key_value_heads=1, head_dim=8, tie_word_embeddings=True,
                                                      **grouped)), 3)
+    # Three tokens are fewer than those of the sequences, and than what a cache holds.
+    write("mistral", MistralForCausalLM(MistralConfig(num_key_value_heads=2, sliding_window=3, **grouped)), 4)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ pub(crate) struct Attention {
     pub heads: i64,
     pub key_value_heads: i64,
     pub head_size: i64,
+    /// Tokens looked back, the own one included; all when absent.
+    pub window: Option<i64>,
     pub dropout: f64,
 }
 
@@ -86,6 +88,15 @@ pub(crate) struct Pattern {
     pub length: i64,
     /// True where a query (row) may see a key (column), `[sequences, 1, length, length]`; absent is causal.
     pub mask: Option<Tensor>,
+}
+
+/// True where one of `new` tokens behind `held` others (row) may see a token (column): causal, and within `window`.
+/// `[1, 1, new, held + new]`.
+pub(crate) fn near(held: i64, new: i64, window: i64, device: Device) -> Tensor {
+    Tensor::ones([new, held + new], (Kind::Bool, device))
+        .tril(held)
+        .triu(held + 1 - window)
+        .view([1, 1, new, held + new])
 }
 
 impl Attention {
@@ -183,8 +194,12 @@ impl Attention {
     /// One sequence: `q` `[heads, new, head_size]` over the first `held + new` cached positions; the result is
     /// `[new, heads * head_size]`.
     fn attend(&self, q: &Tensor, layer: &Layer, held: i64, new: i64) -> Tensor {
-        let keys = layer.keys.narrow(1, 0, held + new).unsqueeze(0);
-        let values = layer.values.narrow(1, 0, held + new).unsqueeze(0);
+        // What the first of the new tokens sees; the later ones see less of it.
+        let window = self.window.unwrap_or(held + new);
+        let first = (held + 1 - window).max(0);
+        let held = held - first;
+        let keys = layer.keys.narrow(1, first, held + new).unsqueeze(0);
+        let values = layer.values.narrow(1, first, held + new).unsqueeze(0);
         let width = self.heads * self.head_size;
         if new == 1 {
             // One query per head: the query heads of a key head act as its queries, so nothing is repeated.
@@ -202,11 +217,7 @@ impl Attention {
             );
             return y.reshape([1, width]);
         }
-        let mask = (held > 0).then(|| {
-            Tensor::ones([new, held + new], (Kind::Bool, q.device()))
-                .tril(held)
-                .view([1, 1, new, held + new])
-        });
+        let mask = (held > 0 || window < new).then(|| near(held, new, window, q.device()));
         let y = Tensor::scaled_dot_product_attention(
             &q.unsqueeze(0),
             &self.expand(&keys, 1),

@@ -34,6 +34,9 @@ pub struct Config {
     pub context_length: i64,
     /// Added to the variance in every norm.
     pub norm_epsilon: f64,
+    /// Tokens that attention looks back, the own one included; all when absent. Llama's only: with it the model is
+    /// what Hugging Face calls Mistral (Jiang et al. 2023, section 2).
+    pub attention_window: Option<i64>,
     /// Base of the rotary frequencies (Llama).
     pub rope_base: f64,
     /// Input embedding and head share weights.
@@ -64,6 +67,7 @@ impl Config {
             feed_forward_size: 4 * hidden_size,
             context_length,
             norm_epsilon: 1e-5,
+            attention_window: None,
             rope_base: 10_000.0,
             tied_embeddings: true,
             bias: true,
@@ -131,6 +135,21 @@ impl Config {
                 format!("is {}; it must be above 0", self.norm_epsilon),
             );
         }
+        match self.attention_window {
+            Some(window) if window < 1 => {
+                return refuse(
+                    "attentionWindow",
+                    format!("is {window}; it must be at least 1"),
+                );
+            }
+            Some(_) if self.family == Family::Gpt2 => {
+                return refuse(
+                    "attentionWindow",
+                    "is not supported for GPT-2; choose Llama".to_owned(),
+                );
+            }
+            _ => {}
+        }
         match self.family {
             Family::Gpt2 if self.key_value_heads != self.heads => refuse(
                 "keyValueHeads",
@@ -179,8 +198,9 @@ impl Config {
     }
 
     /// Floating-point operations of one training token, forward and backward: 6 per matrix weight plus
-    /// attention's 12 x layers x width x context (Chowdhery et al. 2022, appendix B).
+    /// attention's 12 x layers x width x context (Chowdhery et al. 2022, appendix B), of a window what it sees.
     pub fn training_flops_per_token(&self, sequence_length: i64) -> f64 {
+        let seen = sequence_length.min(self.attention_window.unwrap_or(sequence_length));
         let lookups = match self.family {
             Family::Gpt2 => self.context_length * self.hidden_size,
             Family::Llama => 0,
@@ -190,8 +210,7 @@ impl Config {
             self.vocabulary_size * self.hidden_size
         };
         let matrices = self.parameters() - lookups;
-        6.0 * matrices as f64
-            + 12.0 * (self.layers * self.heads * self.head_size * sequence_length) as f64
+        6.0 * matrices as f64 + 12.0 * (self.layers * self.heads * self.head_size * seen) as f64
     }
 }
 

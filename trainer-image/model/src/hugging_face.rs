@@ -10,9 +10,16 @@ pub(crate) fn parse(text: &str) -> Result<Config, String> {
     let config = match root.get("model_type").and_then(Value::as_str) {
         Some("gpt2") => gpt2(&root)?,
         Some("llama") => llama(&root)?,
+        Some("mistral") => Config {
+            attention_window: match root.get("sliding_window") {
+                None | Some(Value::Null) => None,
+                Some(_) => Some(integer(&root, "sliding_window")?),
+            },
+            ..llama(&root)?
+        },
         Some(other) => {
             return Err(format!(
-                "model_type {other} is not supported; gpt2 and llama are"
+                "model_type {other} is not supported; gpt2, llama and mistral are"
             ));
         }
         None => return Err("model_type is missing".to_owned()),
@@ -157,6 +164,11 @@ pub(crate) fn render(config: &Config, dtype: &str, end_of_text: Option<i64>) -> 
         }),
     };
     if let Value::Object(root) = &mut root {
+        if let Some(window) = config.attention_window {
+            root.insert("model_type".to_owned(), json!("mistral"));
+            root.insert("architectures".to_owned(), json!(["MistralForCausalLM"]));
+            root.insert("sliding_window".to_owned(), json!(window));
+        }
         root.insert("vocab_size".to_owned(), json!(config.vocabulary_size));
         root.insert(
             "tie_word_embeddings".to_owned(),
@@ -175,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_families_come_back_equal() {
+    fn every_family_comes_back_equal() {
         let llama = Config {
             rope_base: 500_000.0,
             ..Config::llama(320, 2, (4, 2), 32, 96, 64)
@@ -185,7 +197,11 @@ mod tests {
             dropout: 0.1,
             ..Config::gpt2(65, 2, 4, 32, 64)
         };
-        for config in [llama, gpt2] {
+        let mistral = Config {
+            attention_window: Some(16),
+            ..llama.clone()
+        };
+        for config in [llama, mistral, gpt2] {
             let text = render(&config, "float32", Some(0)).to_string();
             let expected = Config {
                 // Hugging Face's Llama has no residual dropout to keep it in.

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::Error;
 use crate::adapter::{Adapter, AdapterSpec};
-use crate::attention::{Attention, Pattern, Projection, Rotary};
+use crate::attention::{self, Attention, Pattern, Projection, Rotary};
 use crate::cache::{Cache, Segment};
 use crate::config::{Config, Family};
 use crate::initialise::normal;
@@ -165,10 +165,19 @@ impl Model {
             });
         }
         let positions = Tensor::arange(length, (Kind::Int64, self.device()));
-        let mask = documents.map(|ids| {
+        let same = documents.map(|ids| {
             let same = ids.unsqueeze(2).eq_tensor(&ids.unsqueeze(1));
             same.tril(0).unsqueeze(1)
         });
+        let window = self
+            .config
+            .attention_window
+            .filter(|window| *window < length);
+        let near = window.map(|window| attention::near(0, length, window, self.device()));
+        let mask = match (same, near) {
+            (Some(same), Some(near)) => Some(same.logical_and(&near)),
+            (same, near) => same.or(near),
+        };
         let pattern = Pattern {
             sequences,
             length,
@@ -535,6 +544,7 @@ fn build_block(config: &Config, name: &str, take: &mut Take<'_>) -> Result<Block
         heads: config.heads,
         key_value_heads: config.key_value_heads,
         head_size: config.head_size,
+        window: config.attention_window,
         dropout: config.dropout,
     };
     Ok(Block {

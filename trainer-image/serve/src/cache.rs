@@ -129,13 +129,13 @@ impl Store {
         }
     }
 
-    /// Keys and values of one head for positions `0..length`, block by block, each [count, width].
+    /// Keys and values of one head for these positions, block by block, each [count, width].
     pub fn blocks<'a>(
         &'a self,
         layer: usize,
         table: &'a [u32],
         head: usize,
-        length: usize,
+        positions: Range<usize>,
     ) -> impl Iterator<Item = (&'a [f32], &'a [f32])> + 'a {
         let keys = self.keys.get(layer).map(Vec::as_slice).unwrap_or_default();
         let values = self
@@ -145,10 +145,13 @@ impl Store {
             .unwrap_or_default();
         table
             .iter()
-            .take(Allocator::needed(length))
+            .take(Allocator::needed(positions.end))
             .enumerate()
+            .skip(positions.start / BLOCK)
             .map(move |(index, block)| {
-                let range = self.range(*block, head, BLOCK.min(length - index * BLOCK));
+                let range = self.range(*block, head, BLOCK.min(positions.end - index * BLOCK));
+                let before = positions.start.saturating_sub(index * BLOCK) * self.width;
+                let range = range.start + before..range.end;
                 (
                     keys.get(range.clone()).unwrap_or_default(),
                     values.get(range).unwrap_or_default(),
@@ -187,13 +190,16 @@ mod tests {
             };
             store.write(1, &table, position, &at(0.0), &at(0.5));
         }
-        let parts: Vec<_> = store.blocks(1, &table, 1, 18).collect();
+        let parts: Vec<_> = store.blocks(1, &table, 1, 0..18).collect();
         assert_eq!((parts[0].0.len(), parts[1].0.len()), (16 * 4, 2 * 4));
         assert_eq!(parts[1].0[4..], [174.0, 175.0, 176.0, 177.0]);
         assert_eq!(parts[0].1[..4], [4.5, 5.5, 6.5, 7.5]);
+        let parts: Vec<_> = store.blocks(1, &table, 1, 17..18).collect();
+        assert_eq!(parts.len(), 1);
+        assert_eq!(parts[0].0, [174.0, 175.0, 176.0, 177.0]);
         assert!(
             store
-                .blocks(0, &table, 1, 18)
+                .blocks(0, &table, 1, 0..18)
                 .all(|(keys, _)| keys.iter().all(|k| *k == 0.0))
         );
     }

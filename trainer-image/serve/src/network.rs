@@ -39,6 +39,8 @@ pub struct Shape {
     pub vocabulary: usize,
     /// Positions the model was built for.
     pub context: usize,
+    /// Positions that attention looks back, the own one included.
+    pub window: usize,
 }
 
 impl From<&Config> for Shape {
@@ -55,6 +57,7 @@ impl From<&Config> for Shape {
             feed_forward: size(config.feed_forward_size),
             vocabulary: size(config.vocabulary_size),
             context: size(config.context_length),
+            window: config.attention_window.map_or(usize::MAX, size),
         }
     }
 }
@@ -353,17 +356,17 @@ impl Network {
                     .get(index * stride + head * width..index * stride + (head + 1) * width)
                     .unwrap_or_default();
                 let table = tables.get(row.table).copied().unwrap_or_default();
-                let length = row.position + 1;
-                let mut scores = vec![0.0; length];
+                let seen = (row.position + 1).saturating_sub(shape.window)..row.position + 1;
+                let mut scores = vec![0.0; seen.len()];
                 let mut rest = scores.as_mut_slice();
-                for (keys, _) in cache.blocks(layer, table, head / group, length) {
+                for (keys, _) in cache.blocks(layer, table, head / group, seen.clone()) {
                     let (part, after) = rest.split_at_mut(keys.len() / width);
                     kernel::project(Weights::Single(keys), width, query, part);
                     rest = after;
                 }
                 let sum = element::softmax_weights(&mut scores, scale);
                 let mut rest = scores.as_slice();
-                for (_, values) in cache.blocks(layer, table, head / group, length) {
+                for (_, values) in cache.blocks(layer, table, head / group, seen) {
                     let (part, after) = rest.split_at(values.len() / width);
                     kernel::accumulate(part, values, output);
                     rest = after;

@@ -141,6 +141,7 @@ pub fn architecture(shape: &ModelShape, vocabulary: u32) -> Result<Config, Error
         key_value_heads: number(shape.key_value_heads),
         feed_forward_size: number(shape.feed_forward_size),
         tied_embeddings: shape.tied_embeddings,
+        attention_window: shape.attention_window.map(number),
         dropout: shape.dropout,
         ..config
     };

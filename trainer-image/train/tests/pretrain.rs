@@ -121,6 +121,7 @@ fn task(family: Family, precision: Precision) -> TrainTask {
             feed_forward_size: 64,
             context_length: 32,
             positions,
+            attention_window: None,
             tied_embeddings: true,
             dropout: 0.0,
         },

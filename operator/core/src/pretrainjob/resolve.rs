@@ -154,6 +154,7 @@ pub(super) fn shape(spec: &PretrainJobSpec) -> Result<ModelShape, Invalid> {
             .or(preset.map(|p| p.context))
             .unwrap_or(1024),
         positions,
+        attention_window: model.attention_window.map(number),
         tied_embeddings: true,
         dropout: spec.training.dropout,
     };

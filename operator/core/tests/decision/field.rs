@@ -106,6 +106,7 @@ fn other(kind: KindName, field: &str) -> Option<Vec<(&str, Value)>> {
         (KindName::PretrainJob, "model.preset") => {
             one("model", json!({"family": "Llama", "preset": "10M"}))
         }
+        (KindName::PretrainJob, "model.attentionWindow") => one("model.attentionWindow", json!(64)),
         (KindName::PretrainJob, "model.positions") => one(
             "model",
             json!({"family": "GPT2", "preset": "1M", "positions": "Learned"}),

@@ -32,7 +32,6 @@ fn present(field: &str) -> Value {
         "decontaminate" => json!({"evaluationRefs": [{"name": "x"}]}),
         "toxicity" if !field.starts_with("suites") => json!({"maxScore": 0.5}),
         "erasures" => json!(["x"]),
-        "model.attentionWindow" => json!(128),
         "model.mixtureOfExperts" => json!({"experts": 8, "active": 2}),
         "workers.minReplicas" | "workers.maxReplicas" => json!(1),
         "budget" => json!({"maxGpuHours": 1.0}),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{Segment, read_safetensors};
 
-const GOLDEN: [&str; 3] = ["gpt2", "llama", "llama-tied"];
+const GOLDEN: [&str; 4] = ["gpt2", "llama", "llama-tied", "mistral"];
 
 fn golden(name: &str) -> Directory {
     Directory::new(

@@ -19,6 +19,15 @@ fn llama() -> Model {
     .unwrap()
 }
 
+/// A Llama whose attention looks back three tokens.
+fn mistral() -> Model {
+    let config = Config {
+        attention_window: Some(3),
+        ..llama().config().clone()
+    };
+    Model::new(config, 7, Kind::Float, Device::Cpu).unwrap()
+}
+
 fn ids(sequences: i64, length: i64) -> Tensor {
     // No random numbers: libtorch's generator is shared by all tests.
     let count = Tensor::arange(sequences * length, (Kind::Int64, Device::Cpu));
@@ -61,7 +70,7 @@ fn equal_seeds_give_equal_weights_and_others_do_not() {
 
 #[test]
 fn the_parameter_count_is_what_is_allocated() {
-    for model in [gpt2(), llama()] {
+    for model in [gpt2(), llama(), mistral()] {
         let allocated: usize = model
             .weights()
             .iter()
@@ -81,7 +90,7 @@ fn only_matrices_decay() {
 
 #[test]
 fn tokens_do_not_see_the_future() {
-    for model in [gpt2(), llama()] {
+    for model in [gpt2(), llama(), mistral()] {
         let tokens = ids(1, 12);
         let before = model.forward(&tokens).unwrap();
         let changed = tokens.copy();
@@ -93,8 +102,23 @@ fn tokens_do_not_see_the_future() {
 }
 
 #[test]
+fn a_window_hides_what_lies_before_it() {
+    let model = mistral();
+    let tokens = ids(1, 12);
+    let changed = tokens.copy();
+    let _ = changed.narrow(1, 0, 1).fill_(2);
+    let (before, after) = (
+        model.forward(&tokens).unwrap(),
+        model.forward(&changed).unwrap(),
+    );
+    // Each of the two blocks looks back two tokens further.
+    assert!(before.narrow(1, 5, 7).equal(&after.narrow(1, 5, 7)));
+    assert!(!before.narrow(1, 4, 1).equal(&after.narrow(1, 4, 1)));
+}
+
+#[test]
 fn documents_of_a_pack_do_not_see_each_other_at_all() {
-    for model in [gpt2(), llama()] {
+    for model in [gpt2(), llama(), mistral()] {
         let tokens = ids(1, 12);
         let documents = Tensor::from_slice(&[0i64, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]).view([1, 12]);
         let changed = tokens.copy();
@@ -114,7 +138,7 @@ fn documents_of_a_pack_do_not_see_each_other_at_all() {
 
 #[test]
 fn a_ragged_batch_over_caches_equals_whole_sequences() {
-    for model in [gpt2(), llama()] {
+    for model in [gpt2(), llama(), mistral()] {
         let (left, right) = (ids(1, 11), ids(1, 7).fliplr());
         let mut caches = [model.cache(2), model.cache(2)];
         // Uneven pieces: prompts of 5 and 1, then 1 and 4, then 5 and 2 tokens; room grows on the way.

@@ -165,6 +165,9 @@ pub struct ModelShape {
     pub context_length: u32,
     /// Position encoding.
     pub positions: Positions,
+    /// Tokens that attention looks back, the own one included; all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_window: Option<u32>,
     /// Input embedding and head share weights.
     pub tied_embeddings: bool,
     /// Dropout probability while training.

@@ -10,6 +10,10 @@ fn models() -> Vec<Model> {
             tied_embeddings: true,
             ..Config::llama(50, 1, (2, 2), 24, 40, 64)
         },
+        Config {
+            attention_window: Some(BLOCK as i64 + 3),
+            ..Config::llama(61, 2, (4, 2), 32, 48, 64)
+        },
         Config::gpt2(97, 2, 4, 64, 64),
         Config {
             bias: false,
