@@ -176,8 +176,8 @@ char* bessemer_kernels_head_loss(at::Tensor** result, at::Tensor* hidden, at::Te
     const bool narrow = hidden->scalar_type() == at::kFloat || hidden->scalar_type() == at::kBFloat16;
     const Fusion fusion{fused && hidden->is_cpu(),
                         fused && hidden->is_cuda() && narrow ? reinterpret_cast<CudaRows>(cuda) : nullptr};
-    *result = new at::Tensor(HeadLoss::apply(hidden->contiguous(), *weight, wanted, ignored, scale, fusion, grad && hidden->requires_grad(),
-                                             grad && weight->requires_grad()));
+    *result = new at::Tensor(HeadLoss::apply(hidden->contiguous(), *weight, wanted, ignored, scale, fusion,
+                                             grad && hidden->requires_grad(), grad && weight->requires_grad()));
     return nullptr;
   } catch (const c10::Error& error) {
     return message(error.what_without_backtrace());

@@ -103,13 +103,10 @@ fn answers(url: &str, count: usize) -> BTreeMap<String, usize> {
 
 /// Waits until one model has all of the traffic.
 fn traffic(plane: &Plane, digest: &str) {
-    let status = || plane.json(&["get", "mdeploy", "chat"])["status"]["traffic"].clone();
     let all = until(Duration::from_secs(60), || {
-        let traffic = status();
-        let shares = traffic.as_array()?;
-        (shares.len() == 1 && shares[0]["digest"] == digest).then_some(())
+        plane.serves("chat", digest).then_some(())
     });
-    assert!(all.is_some(), "{}", status());
+    assert!(all.is_some(), "{:?}", plane.ready("mdeploy/chat"));
     // The router reads its configuration every second.
     let alone = until(Duration::from_secs(10), || {
         let found = answers(&plane.url("chat"), 20);

@@ -168,6 +168,13 @@ impl Plane {
         object["status"]["url"].as_str().unwrap().to_owned()
     }
 
+    /// Whether one model has all of the traffic.
+    pub fn serves(&self, name: &str, digest: &str) -> bool {
+        let status = self.json(&["get", "mdeploy", name])["status"].clone();
+        let shares = status["traffic"].as_array();
+        shares.is_some_and(|shares| shares.len() == 1 && shares[0]["digest"] == digest)
+    }
+
     /// The condition Ready of an object: status, reason, message.
     pub fn ready(&self, object: &str) -> (String, String, String) {
         let object = self.json(&["get", object]);

@@ -76,10 +76,7 @@ fn twenty_promotions_under_twenty_streaming_clients_cut_no_answer() {
 fn promote(plane: &Plane, model: &str, digest: &str) {
     plane.change("mdeploy/chat", &json!({"modelRef": {"name": model}}));
     let served = until(std::time::Duration::from_secs(120), || {
-        let status = plane.json(&["get", "mdeploy", "chat"])["status"].clone();
-        let traffic = status["traffic"].as_array()?;
-        let all = traffic.len() == 1 && traffic[0]["digest"] == digest;
-        (all && plane.ready("mdeploy/chat").0 == "True").then_some(())
+        (plane.serves("chat", digest) && plane.ready("mdeploy/chat").0 == "True").then_some(())
     });
     assert!(
         served.is_some(),

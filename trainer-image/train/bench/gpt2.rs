@@ -2,9 +2,8 @@
 //! that, beside PyTorch eager and compiled?
 //!
 //! `cargo bench -p bessemer-train --bench gpt2`; the peer as in nanogpt.rs, `BESSEMER_MICRO_BATCH` sequences (32) of
-//! 1,024 random tokens, one micro-batch per step, BF16. Floating-point operations per token are
-//! `6 N + 12 layers width context` (PaLM, arXiv 2204.02311, appendix B) with all `N` weights but the positions', as
-//! nanoGPT counts them; the peak is 989.4 TFLOP/s, the data sheet's for dense BF16 on H100 and H200 SXM.
+//! 1,024 random tokens, one micro-batch per step, BF16. The share is that of a run's own progress
+//! (`Config::training_flops_per_token`, `bessemer_torch::peak_flops`), for the peer too.
 
 #[path = "common.rs"]
 mod common;
@@ -16,14 +15,11 @@ use common::{Clock, ask, settings};
 use rand::{Rng, SeedableRng};
 use tch::Kind;
 
-const LAYERS: i64 = 12;
-const WIDTH: i64 = 768;
 const CONTEXT: usize = 1024;
 const VOCABULARY: i64 = 50_304;
 const STEPS: u64 = 40;
 /// Steps before the clock counts: memory is allocated and cuBLAS chooses.
 const WARM: usize = 10;
-const PEAK: f64 = 989.4e12;
 
 struct Random;
 
@@ -62,11 +58,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(text) => text.parse()?,
         Err(_) => 32,
     };
-    let config = Config::gpt2(VOCABULARY, LAYERS, 12, WIDTH, CONTEXT as i64);
+    let config = Config::gpt2(VOCABULARY, 12, 12, 768, CONTEXT as i64);
     let model = Model::new(config, 1337, Kind::BFloat16, gpu)?;
-    let weights: usize = model.trainable().iter().map(|p| p.tensor.numel()).sum();
-    let weights = weights as f64 - (CONTEXT as i64 * WIDTH) as f64;
-    let per_token = 6.0 * weights + (12 * LAYERS * WIDTH * CONTEXT as i64) as f64;
+    let per_token = model.config().training_flops_per_token(CONTEXT as i64);
+    let peak = bessemer_torch::peak_flops(gpu, Kind::BFloat16).unwrap_or(f64::NAN);
     let batch = Batch {
         sequences,
         micro_batch: sequences,
@@ -91,7 +86,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let row = |name: &str, rate: f64| {
         println!(
             "| {name} | {rate:.0} | {:.1} % |",
-            100.0 * rate * per_token / PEAK
+            100.0 * rate * per_token / peak
         );
     };
     println!("| GPT-2 124M, BF16, {sequences} x {CONTEXT} | tokens/s | of the peak |");

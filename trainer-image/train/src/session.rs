@@ -99,6 +99,11 @@ pub fn run(
     }
     std::fs::create_dir_all(root).map_err(Error::file(root))?;
     let parameters = model.trainable();
+    let work = model
+        .config()
+        .training_flops_per_token(i64::from(settings.batch.sequence_length));
+    let tokens_at_peak = bessemer_torch::peak_flops(model.device(), model.compute())
+        .map(|peak| ranks.count() as f64 * peak / work);
     let mut session = Session {
         model,
         settings,
@@ -108,17 +113,12 @@ pub fn run(
         parameters,
         state: State::new(settings.fingerprint.clone()),
         saved: None,
-        tokens_at_peak: None,
+        tokens_at_peak,
     };
     if session.ranks.is_first() {
         session.resume()?;
     }
     session.begin_together()?;
-    let work = model
-        .config()
-        .training_flops_per_token(i64::from(settings.batch.sequence_length));
-    session.tokens_at_peak = bessemer_torch::peak_flops(model.device(), model.compute())
-        .map(|peak| session.ranks.count() as f64 * peak / work);
     session.train(batches, observer)
 }
 
