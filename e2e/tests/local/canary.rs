@@ -51,7 +51,8 @@ fn a_candidate_takes_its_share_and_stays_out_when_it_is_slow_or_broken() {
         "held for {held:?} only"
     );
 
-    // A server that refuses its weights never gets a request.
+    // A server that refuses its weights never gets a request. The one that has them already must be gone, or it serves on.
+    plane.wait_for_reason("mdeploy/chat", "Serving");
     flip(&weights(&plane, "one"));
     plane.change(
         "mdeploy/chat",
