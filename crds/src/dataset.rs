@@ -29,6 +29,7 @@ use crate::training::{ObjectPolicy, RunPolicy};
 )]
 #[x_kube(validation = Rule::new("has(self.tokenizer) || self.purpose != 'Pretraining'").message("a dataset with purpose Pretraining needs a tokenizer"))]
 #[x_kube(validation = Rule::new("self.sources.exists(s, has(s.uri) || has(s.deploymentRef))").message("give at least one source"))]
+#[x_kube(validation = Rule::new("!has(self.resources) || !has(self.resources.gpus) || self.resources.gpus == 0").message("a dataset is prepared on CPUs; leave resources.gpus out"))]
 pub struct DatasetSpec {
     /// What the dataset is for.
     #[x_kube(validation = Rule::new("self == oldSelf").message("purpose is immutable; create another Dataset"))]

@@ -51,11 +51,8 @@ fn committed_yaml_matches_the_types() {
         );
         let committed: Value =
             serde_yaml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-        assert_eq!(
-            committed,
-            serde_json::to_value(&definition).unwrap(),
-            "{path}: run `make generate`"
-        );
+        let types = serde_json::to_value(&definition).unwrap();
+        assert!(committed == types, "{path} is old: run `make generate`");
     }
 }
 

@@ -99,6 +99,7 @@ fn cases() -> Vec<Case> {
     cases.extend([
         case(Dataset, "needs a tokenizer", &[("/spec/purpose", json!("Instruction")), ("/spec/tokenizer", Value::Null)], &[("/spec/tokenizer", Value::Null)]),
         case(Dataset, "at least one source", &[], &[("/spec/sources/0", json!({"name": "a"}))]),
+        case(Dataset, "is prepared on CPUs", &[("/spec/resources", json!({"gpus": 0}))], &[("/spec/resources", json!({"gpus": 1}))]),
         transition(Dataset, "purpose is immutable", &[("/spec/purpose", json!("Retrieval"))]),
         case(Dataset, "either uri or deploymentRef", &[("/spec/sources/0", json!({"name": "a", "deploymentRef": {"name": "m"}}))], &[("/spec/sources/0", json!({"name": "a", "uri": "s3://b/c", "deploymentRef": {"name": "m"}}))]),
         case(Dataset, "credentialsSecretRef is for s3", &[("/spec/sources/0", json!({"name": "a", "uri": "s3://b/c", "credentialsSecretRef": {"name": "k"}}))], &[("/spec/sources/0", json!({"name": "a", "uri": "file:///c", "credentialsSecretRef": {"name": "k"}}))]),

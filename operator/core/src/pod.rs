@@ -19,6 +19,8 @@ const TOKEN_DIR: &str = "/var/run/secrets/bessemer";
 const WORK_DIR: &str = "/var/lib/bessemer";
 const KEYS_DIR: &str = "/etc/bessemer-keys";
 const USER: i64 = 65532;
+/// Resource of NVIDIA's device plugin.
+pub(crate) const GPU: &str = "nvidia.com/gpu";
 
 /// What one pod runs.
 #[derive(Clone, Debug)]
@@ -43,7 +45,7 @@ pub struct Container {
     pub traceparent: Option<String>,
     /// Secret with API keys, mounted as files.
     pub api_keys_secret: Option<String>,
-    /// GPUs, when the workers block asks for more than the resources block.
+    /// GPUs, whatever the resources block says.
     pub gpus: i32,
     /// Serves HTTP on [`label::PORT`]: gets probes.
     pub serves: bool,
@@ -116,7 +118,7 @@ pub fn template(
     let gpu_runtime = defaults
         .gpu_runtime_class
         .as_ref()
-        .filter(|_| gpus(container, policy) > 0);
+        .filter(|_| container.gpus > 0);
     let priority = pod.priority_class_name.as_ref();
     let runtime = pod.runtime_class_name.as_ref();
     for (field, value) in [
@@ -217,7 +219,7 @@ fn environment(container: &Container, policy: &ObjectPolicy) -> Vec<Value> {
         all.push(json!({"name": env::PROGRESS_URL, "value": url}));
         all.push(json!({"name": env::TOKEN_FILE, "value": format!("{TOKEN_DIR}/token")}));
     }
-    if gpus(container, policy) > 0 {
+    if container.gpus > 0 {
         // Without it cuBLAS is not deterministic: docs.nvidia.com/cuda/cublas, Results reproducibility.
         all.push(json!({"name": "CUBLAS_WORKSPACE_CONFIG", "value": ":4096:8"}));
     }
@@ -265,15 +267,10 @@ fn resources(container: &Container, policy: &ObjectPolicy) -> Map<String, Value>
     if let Some(scratch) = &wanted.scratch {
         all.insert("ephemeral-storage".into(), json!(scratch));
     }
-    let gpus = gpus(container, policy);
-    if gpus > 0 {
-        all.insert("nvidia.com/gpu".into(), json!(gpus.to_string()));
+    if container.gpus > 0 {
+        all.insert(GPU.into(), json!(container.gpus.to_string()));
     }
     all
-}
-
-fn gpus(container: &Container, policy: &ObjectPolicy) -> i32 {
-    policy.resources.gpus.unwrap_or(0).max(container.gpus)
 }
 
 fn volumes(container: &Container, policy: &ObjectPolicy) -> Vec<Value> {

@@ -67,7 +67,6 @@ pub const TABLE: &[Unimplemented] = &[
     no(Dataset, "erasures", Present),
     no(Dataset, "schedule", Present),
     no(Dataset, "parallelism", Above(1)),
-    no(Dataset, "resources.gpus", Above(0)),
     no(PretrainJob, "model.family", Is(&["Mixtral", "MPT", "BERT"])),
     no(PretrainJob, "model.preset", Is(&["7B", "70B", "175B"])),
     no(PretrainJob, "model.positions", Is(&["ALiBi"])),
@@ -126,7 +125,7 @@ pub const TABLE: &[Unimplemented] = &[
     no(Deployment, "retrieval", Present),
     no(Deployment, "feedback.enabled", True),
     no(Deployment, "adapters", Present),
-    no(Deployment, "resources.gpus", Above(0)),
+    no(Deployment, "resources.gpus", Above(1)),
 ];
 
 impl Unimplemented {

@@ -18,7 +18,7 @@
 
 use bessemer_model::{Config, Directory, Model};
 use bessemer_protocol::task::ServeTask;
-use bessemer_serve::{ServeOptions, serve};
+use bessemer_serve::{Backend, ServeOptions, serve};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use std::io::BufRead;
@@ -304,6 +304,7 @@ async fn start(root: &Path) -> Server {
         digest: "bench".into(),
         keys: None,
         threads: THREADS,
+        backend: Backend::Native,
     };
     let server = tokio::spawn(serve(listener, task, options, CancellationToken::new()));
     while !reqwest::get(format!("{url}/ready"))

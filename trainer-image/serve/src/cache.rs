@@ -82,12 +82,6 @@ impl Store {
         }
     }
 
-    /// Bytes that one position takes over all layers.
-    #[must_use]
-    pub fn bytes_per_position(layers: usize, heads: usize, width: usize) -> usize {
-        layers * heads * width * 2 * size_of::<f32>()
-    }
-
     /// Where the first `count` positions of `head` in `block` lie.
     fn range(&self, block: u32, head: usize, count: usize) -> Range<usize> {
         let start = (block as usize * self.heads + head) * BLOCK * self.width;

@@ -23,7 +23,15 @@ use tokio::time::Instant;
 /// A model with room for keys and values.
 pub trait Model: Send {
     /// Logits of the rows that want them; see [`Network::forward`].
-    fn forward(&mut self, rows: &[Row], tables: &[&[u32]], beat: &(dyn Fn() + Sync)) -> Vec<f32>;
+    ///
+    /// # Errors
+    /// When the pass fails; the engine then ends, since it cannot know what its caches hold.
+    fn forward(
+        &mut self,
+        rows: &[Row],
+        tables: &[&[u32]],
+        beat: &(dyn Fn() + Sync),
+    ) -> Result<Vec<f32>, bessemer_model::Error>;
     /// Length of one vector of logits.
     fn vocabulary(&self) -> usize;
     /// Ids that end a text.
@@ -58,9 +66,15 @@ impl Native {
 }
 
 impl Model for Native {
-    fn forward(&mut self, rows: &[Row], tables: &[&[u32]], beat: &(dyn Fn() + Sync)) -> Vec<f32> {
-        self.network
-            .forward(rows, tables, &mut self.store, &|| beat())
+    fn forward(
+        &mut self,
+        rows: &[Row],
+        tables: &[&[u32]],
+        beat: &(dyn Fn() + Sync),
+    ) -> Result<Vec<f32>, bessemer_model::Error> {
+        Ok(self
+            .network
+            .forward(rows, tables, &mut self.store, &|| beat()))
     }
 
     fn vocabulary(&self) -> usize {
@@ -188,7 +202,10 @@ impl Runner {
             self.pulse.beat();
             self.sweep();
             self.scheduler.admit(Instant::now());
-            self.step();
+            if let Err(error) = self.step() {
+                tracing::error!(%error, "the model cannot compute any more");
+                return;
+            }
             self.sweep();
             self.metrics.waiting.set(self.scheduler.waiting() as i64);
             self.metrics
@@ -220,10 +237,10 @@ impl Runner {
         }
     }
 
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<(), bessemer_model::Error> {
         let step = self.scheduler.plan();
         if step.rows.is_empty() {
-            return;
+            return Ok(());
         }
         self.metrics
             .iteration_tokens
@@ -231,7 +248,7 @@ impl Runner {
         let pulse = self.pulse.clone();
         let logits = self
             .model
-            .forward(&step.rows, &self.scheduler.tables(), &move || pulse.beat());
+            .forward(&step.rows, &self.scheduler.tables(), &move || pulse.beat())?;
         let vocabulary = self.model.vocabulary();
         let ends = self.model.ends();
         // Share the logits out: each sequence gets those of its own rows.
@@ -265,6 +282,7 @@ impl Runner {
                         .observe((now - sequence.arrived()).as_secs_f64()),
                 }
             });
+        Ok(())
     }
 
     fn sweep(&mut self) {

@@ -2,7 +2,8 @@
 //! goes (that is bessemer-route) or which model may be served (that is the operator).
 //!
 //! A request becomes engine sequences (`api`), the engine thread runs them together (`engine`) on a
-//! CPU forward pass whose result for a sequence does not depend on the others (`network`, `kernel`).
+//! CPU forward pass whose result for a sequence does not depend on the others (`network`, `kernel`),
+//! or on libtorch's (`torch`), which a GPU computes.
 
 mod api;
 mod cache;
@@ -12,6 +13,7 @@ mod metric;
 mod network;
 mod sampler;
 mod text;
+mod torch;
 mod vocabulary;
 
 pub use network::LoadError;
@@ -22,22 +24,25 @@ use bessemer_model::Directory;
 use bessemer_protocol::task::ServeTask;
 use bessemer_route::drain::{Drain, ListenError};
 use bessemer_route::key::Keys;
-use cache::{Allocator, BLOCK, Store};
+use cache::{Allocator, BLOCK};
 use engine::{Engine, EngineOptions, Limits, Native};
 use metric::Metrics;
-use network::Network;
+use network::{Network, Shape};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tch::Device;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use torch::Torch;
 use vocabulary::Vocabulary;
 
 /// Prompt tokens computed in one step: enough to use the weights well once they are read, few
 /// enough that running streams go on several times a second on a small machine.
 const PREFILL: usize = 64;
-/// Bytes of key-value cache unless a single full context needs more.
+/// The same where libtorch computes: a GPU reaches its rate with many rows at once.
+const PREFILL_TORCH: usize = 2048;
+/// Bytes of key-value cache on CPUs unless a single full context needs more.
 const CACHE_BYTES: usize = 1 << 30;
 /// Silence of the engine after which the server is not ready.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
@@ -53,6 +58,18 @@ pub struct ServeOptions {
     pub keys: Option<PathBuf>,
     /// Threads that compute.
     pub threads: usize,
+    /// What computes.
+    pub backend: Backend,
+}
+
+/// What computes a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Backend {
+    /// This crate's own engine, on CPUs.
+    #[default]
+    Native,
+    /// libtorch on this device: how a GPU serves.
+    Torch(Device),
 }
 
 /// Why a server ends with an error.
@@ -71,7 +88,7 @@ pub enum ServeError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The engine thread ended by itself.
-    #[error("the engine stopped unexpectedly; its panic is in the log above")]
+    #[error("the engine stopped unexpectedly; why is in the log above")]
     EngineStopped,
 }
 
@@ -141,35 +158,27 @@ fn load(task: &ServeTask, options: &ServeOptions) -> Result<Served, ServeError> 
         .into_iter()
         .filter_map(|id| u32::try_from(id).ok())
         .collect();
-    let network = load_network(&directory)?;
-    let shape = *network.shape();
     let running = task.max_concurrency.max(1) as usize;
-    let blocks = blocks(&network, running);
+    let (model, shape, blocks) = model(&directory, options.backend, running, ends)?;
     let metrics = Arc::new(Metrics::new(
         &task.model_name,
         &options.digest,
         BLOCK,
         blocks,
     ));
-    tracing::info!(
-        weight_bytes = network.bytes(),
-        cache_positions = blocks * BLOCK,
-        "weights in memory"
-    );
     let engine_options = EngineOptions {
         limits: Limits {
             running,
-            prefill: PREFILL,
+            prefill: match options.backend {
+                Backend::Native => PREFILL,
+                Backend::Torch(_) => PREFILL_TORCH,
+            },
         },
         blocks,
         queue: task.max_queue as usize,
         threads: options.threads,
     };
-    let engine = Engine::start(
-        Box::new(Native::new(network, blocks, ends)),
-        engine_options,
-        metrics.clone(),
-    )?;
+    let engine = Engine::start(model, engine_options, metrics.clone())?;
     Ok(Served {
         model: task.model_name.clone(),
         vocabulary: Arc::new(vocabulary),
@@ -181,16 +190,46 @@ fn load(task: &ServeTask, options: &ServeOptions) -> Result<Served, ServeError> 
     })
 }
 
-fn load_network(directory: &Directory) -> Result<Network, LoadError> {
-    Network::new(&directory.load(None, None, Device::Cpu)?)
+/// The model of `directory`, its shape, and how many cache blocks it has.
+fn model(
+    directory: &Directory,
+    backend: Backend,
+    running: usize,
+    ends: Vec<u32>,
+) -> Result<(Box<dyn engine::Model>, Shape, usize), LoadError> {
+    let load = |device| directory.load(None, None, device);
+    let (model, shape, blocks, bytes): (Box<dyn engine::Model>, _, _, _) = match backend {
+        Backend::Native => {
+            let network = Network::new(&load(Device::Cpu)?)?;
+            let shape = *network.shape();
+            let blocks = blocks(&shape, running, size_of::<f32>(), CACHE_BYTES);
+            let bytes = network.bytes();
+            let native = Native::new(network, blocks, ends);
+            (Box::new(native), shape, blocks, bytes)
+        }
+        Backend::Torch(device) => {
+            let model = load(device)?;
+            let shape = Shape::from(model.config());
+            let torch = Torch::new(model, ends)?;
+            let room = torch.room().unwrap_or(CACHE_BYTES);
+            let blocks = blocks(&shape, running, torch.element(), room);
+            let bytes = torch.bytes();
+            (Box::new(torch), shape, blocks, bytes)
+        }
+    };
+    tracing::info!(
+        weight_bytes = bytes,
+        cache_positions = blocks * BLOCK,
+        "weights in memory"
+    );
+    Ok((model, shape, blocks))
 }
 
-/// Cache blocks: all sequences at full length if that fits, and at least one of them.
-fn blocks(network: &Network, running: usize) -> usize {
-    let shape = network.shape();
-    let position = Store::bytes_per_position(shape.layers, shape.key_value_heads, shape.head_width);
-    let affordable = CACHE_BYTES / (position * BLOCK).max(1);
-    (Allocator::needed(shape.context) * running)
-        .min(affordable)
-        .max(Allocator::needed(shape.context))
+/// Cache blocks: all sequences at full length if that fits into `room` bytes, and at least one of them. `element` is
+/// the size of an element of the cache.
+fn blocks(shape: &Shape, running: usize, element: usize, room: usize) -> usize {
+    let position = shape.layers * shape.key_value_heads * shape.head_width * 2 * element;
+    let affordable = room / (position * BLOCK).max(1);
+    let one = Allocator::needed(shape.context);
+    (one * running).min(affordable).max(one)
 }

@@ -410,4 +410,4 @@ fn rotations(shape: &Shape, base: f32) -> (Vec<f32>, Vec<f32>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

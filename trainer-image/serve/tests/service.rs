@@ -396,6 +396,7 @@ async fn a_damaged_model_and_a_taken_port_are_said_plainly() {
         digest: "d".into(),
         keys: None,
         threads: 1,
+        backend: bessemer_serve::Backend::Native,
     };
     let error = bessemer_serve::serve(
         listener,

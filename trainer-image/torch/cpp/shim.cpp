@@ -43,6 +43,13 @@ bool bessemer_torch_gpu_name(char* name, int length) {
          tell(name, length, device) == 0;
 }
 
+// Bytes that are free on the current GPU; false before libtorch's CUDA is loaded, or where its runtime refuses.
+bool bessemer_torch_gpu_memory(size_t* free) {
+  const auto tell = reinterpret_cast<int (*)(size_t*, size_t*)>(dlsym(RTLD_DEFAULT, "cudaMemGetInfo"));
+  size_t total = 0;
+  return tell != nullptr && tell(free, &total) == 0;
+}
+
 // One AdamW update of `count` tensors in place. `step` is the number of this update, from 1.
 char* bessemer_torch_fused_adamw(const Handle* parameters, const Handle* gradients, const Handle* means,
                                  const Handle* squares, size_t count, int64_t step, double rate,

@@ -41,6 +41,7 @@ unsafe extern "C" {
     fn bessemer_torch_deterministic(on: bool) -> *mut c_char;
     fn bessemer_torch_load_cuda() -> bool;
     fn bessemer_torch_gpu_name(name: *mut c_char, length: c_int) -> bool;
+    fn bessemer_torch_gpu_memory(free: *mut usize) -> bool;
 }
 
 /// What went wrong inside libtorch, in its own words.
@@ -81,6 +82,14 @@ pub fn device(gpus: u32) -> Result<Device, NoGpu> {
         _ if unsafe { bessemer_torch_load_cuda() } && Cuda::is_available() => Ok(Device::Cuda(0)),
         _ => Err(NoGpu(gpus)),
     }
+}
+
+/// Bytes that are free on the GPU of `device`; nothing for CPUs, and where CUDA does not tell.
+pub fn free_memory(device: Device) -> Option<usize> {
+    let mut free = 0;
+    let on_gpu = matches!(device, Device::Cuda(_));
+    // SAFETY: `free` is a place for the number, written before it returns.
+    (on_gpu && unsafe { bessemer_torch_gpu_memory(&raw mut free) }).then_some(free)
 }
 
 /// Operations per second at most, dense, in BF16 and FP32 without TF32, by the vendor's data sheets; what is further

@@ -79,7 +79,7 @@ pub(super) fn revision_config(
         storage: settings.storage.clone(),
         inputs,
         task: desired.task.clone(),
-        gpus: 0,
+        gpus: u32::try_from(desired.gpus).unwrap_or_default(),
     };
     json!({
         "apiVersion": "v1", "kind": "ConfigMap", "immutable": true,
@@ -126,6 +126,8 @@ pub(super) fn servers(
             .auth
             .as_ref()
             .map(|auth| auth.api_keys_secret_ref.name.clone()),
+        // A revision keeps the device it was checked on, as it keeps its image.
+        gpus: live.map_or(spec.policy.resources.gpus.unwrap_or(0), gpus),
         grace_seconds: i64::from(DRAIN_SECONDS) + 10,
         ..container(object, servers.short, live, settings)
     };
@@ -200,16 +202,21 @@ fn container(
     }
 }
 
+fn first_container(live: &Deployment) -> Option<&k8s_openapi::api::core::v1::Container> {
+    let pod = live.spec.as_ref()?.template.spec.as_ref()?;
+    pod.containers.first()
+}
+
 fn image(live: &Deployment) -> Option<String> {
-    live.spec
-        .as_ref()?
-        .template
-        .spec
-        .as_ref()?
-        .containers
-        .first()?
-        .image
-        .clone()
+    first_container(live)?.image.clone()
+}
+
+/// GPUs of each of its pods.
+fn gpus(live: &Deployment) -> i32 {
+    first_container(live)
+        .and_then(|container| container.resources.as_ref()?.limits.as_ref()?.get(pod::GPU))
+        .and_then(|quantity| quantity.0.parse().ok())
+        .unwrap_or(0)
 }
 
 fn deployment(

@@ -24,6 +24,8 @@ pub struct Desired {
     pub model: Input,
     /// Parameters of its servers.
     pub task: Task,
+    /// GPUs of each server.
+    pub gpus: i32,
     /// Eight digits of digest and parameters: name of the revision.
     pub revision: String,
     /// Verdict of each gate about the model.
@@ -51,12 +53,17 @@ pub(super) fn resolve(observed: &Observed<ModelDeployment>, _: &Settings) -> Res
         require_api_key: spec.auth.is_some(),
         drain_seconds: DRAIN_SECONDS,
     });
+    let gpus = spec.policy.resources.gpus.unwrap_or(0);
     let parameters = serde_json::to_string(&task).unwrap_or_default();
-    let revision = label::short_hash(&[&model.digest, &parameters], 8);
+    // A GPU computes with other roundings and may not be had: such servers are checked beside those that serve.
+    let device = (gpus > 0).then_some("GPU");
+    let parts = [model.digest.as_str(), &parameters].into_iter();
+    let revision = label::short_hash(&parts.chain(device).collect::<Vec<_>>(), 8);
     let (gates, passed) = gate::judge(observed, &model.digest);
     Ok(Desired {
         model,
         task,
+        gpus,
         revision,
         gates,
         passed,

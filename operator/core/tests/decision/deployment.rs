@@ -386,6 +386,54 @@ fn scale_changes_pods_but_neither_revision_nor_traffic() {
 }
 
 #[test]
+fn servers_move_to_a_gpu_as_a_revision_of_their_own() {
+    let (mut cluster, chain) = serving();
+    cluster.settings.pod_defaults.gpu_runtime_class = Some("nvidia".into());
+    let servers = |cluster: &Cluster| -> Vec<(Value, Value, Value)> {
+        let all = cluster.of_kind("Deployment").into_iter();
+        let role =
+            |d: &Value| d["spec"]["template"]["metadata"]["labels"]["bessemer.dev/role"].clone();
+        let mut found: Vec<_> = all
+            .map(|d| {
+                let pod = &d["spec"]["template"]["spec"];
+                let gpus = pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"].clone();
+                (role(d), gpus, pod["runtimeClassName"].clone())
+            })
+            .collect();
+        found.sort_by_key(|(role, gpus, _)| (role.to_string(), gpus.to_string()));
+        found
+    };
+    let on_cpu = (json!("server"), Value::Null, Value::Null);
+    let on_gpu = (json!("server"), json!("1"), json!("nvidia"));
+    let router = (json!("router"), Value::Null, Value::Null);
+    assert_eq!(servers(&cluster), [router.clone(), on_cpu.clone()]);
+    let before = cluster.objects[&chain.served]["status"]["revision"].clone();
+    cluster.edit(&chain.served, |spec| spec["resources"] = json!({"gpus": 1}));
+    let mut beside = false;
+    for _ in 0..100 {
+        cluster.reconcile(&chain.served);
+        beside |= servers(&cluster) == [router.clone(), on_gpu.clone(), on_cpu.clone()];
+        cluster.step();
+    }
+    cluster.settle();
+    assert!(
+        beside,
+        "the servers without a GPU stay as they are until the new ones serve"
+    );
+    assert_eq!(servers(&cluster), [router, on_gpu]);
+    let status = &cluster.objects[&chain.served]["status"];
+    assert_ne!(status["revision"], before);
+    let configs: Vec<Value> = cluster
+        .of_kind("ConfigMap")
+        .iter()
+        .filter(|map| map["metadata"]["ownerReferences"][0]["name"] == "served")
+        .filter_map(|map| serde_json::from_str(map["data"]["run.json"].as_str()?).ok())
+        .collect();
+    let gpus: Vec<&Value> = configs.iter().map(|config| &config["gpus"]).collect();
+    assert_eq!(gpus, [&json!(1)]);
+}
+
+#[test]
 fn an_upgrade_of_the_operator_restarts_nothing() {
     let (mut cluster, chain) = serving();
     let before: Vec<Value> = cluster.of_kind("Deployment").into_iter().cloned().collect();

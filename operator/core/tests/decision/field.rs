@@ -97,6 +97,8 @@ fn other(kind: KindName, field: &str) -> Option<Vec<(&str, Value)>> {
         }
         (_, "modelRef.uri") => one("modelRef", json!({"uri": "s3://bucket/model"})),
         (_, "baseRef.uri") => one("baseRef", json!({"uri": "s3://bucket/model"})),
+        // A rule of the definition refuses every other value.
+        (KindName::Dataset, "resources.gpus") => return None,
         (_, "baselineRef.uri") => one("baselineRef", json!({"uri": "s3://bucket/model"})),
         (_, "initialModelRef.uri") => one("initialModelRef", json!({"uri": "s3://bucket/model"})),
         (_, "modelRef.kind") => one("modelRef.kind", json!("PretrainJob")),

@@ -125,6 +125,101 @@ fn the_list_of_what_is_not_built() {
     insta::assert_snapshot!(lines.into_iter().collect::<Vec<_>>().join("\n"));
 }
 
+/// What may be unbuilt while there is a chain from text to a served model; a field outside it has to work. GPUs above
+/// one and elastic workers are parallelism: a worker computes on one GPU.
+const MAY_BE_OPEN: &[(KindName, &[&str])] = &[
+    (
+        KindName::Dataset,
+        &[
+            "sources[].uri",
+            "sources[].format",
+            "sources[].deploymentRef",
+            "clean.profiles",
+            "deduplicate.near",
+            "deduplicate.substring",
+            "privacy",
+            "decontaminate",
+            "toxicity",
+            "tokenizer.train.algorithm",
+            "erasures",
+            "schedule",
+            "parallelism",
+        ],
+    ),
+    (
+        KindName::PretrainJob,
+        &[
+            "model.family",
+            "model.preset",
+            "model.positions",
+            "model.sparsePattern",
+            "model.mixtureOfExperts",
+            "objective",
+            "budget",
+        ],
+    ),
+    (
+        KindName::FineTune,
+        &[
+            "rewardModel",
+            "ppo",
+            "dpo",
+            "grpo",
+            "distillation",
+            "retrain",
+        ],
+    ),
+    (KindName::Evaluation, &["suites[]"]),
+    (
+        KindName::Deployment,
+        &[
+            "engine",
+            "quantization",
+            "autoscaling",
+            "rollout.shadow",
+            "filter",
+            "retrieval",
+            "feedback",
+            "adapters",
+            "route",
+        ],
+    ),
+];
+
+/// The same for every kind that has them.
+const MAY_BE_OPEN_IN_ALL: &[&str] = &[
+    "training.optimizer",
+    "training.precision",
+    "training.activationCheckpointing",
+    "parallelism",
+    "workers",
+    "resources.gpus",
+];
+
+#[test]
+fn only_what_may_be_open_is_refused() {
+    let below = |field: &str, part: &str| {
+        let rest = field.strip_prefix(part);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    for entry in TABLE {
+        let (_, own) = MAY_BE_OPEN
+            .iter()
+            .find(|(kind, _)| *kind == entry.kind)
+            .unwrap();
+        let mut parts = own.iter().chain(MAY_BE_OPEN_IN_ALL);
+        assert!(
+            parts.any(|part| below(entry.field, part)),
+            "{} has to work",
+            entry.line()
+        );
+        let number = entry.field.ends_with("gpus") || entry.field.starts_with("parallelism.");
+        if let (true, When::Above(least)) = (number, entry.when) {
+            assert_eq!(least, 1, "{}: one has to work", entry.line());
+        }
+    }
+}
+
 /// Applies `objects`, settles, and returns reason and message of the last one.
 fn outcome(objects: &[(KindName, &str, Value)]) -> (String, String, Verdict) {
     let mut cluster = Cluster::new();

@@ -10,14 +10,17 @@ pub(crate) type Behaviour = Box<dyn FnMut(&[Row]) + Send>;
 pub(crate) struct Fake(pub Behaviour);
 
 impl Model for Fake {
-    fn forward(&mut self, rows: &[Row], _: &[&[u32]], beat: &(dyn Fn() + Sync)) -> Vec<f32> {
+    fn forward(
+        &mut self,
+        rows: &[Row],
+        _: &[&[u32]],
+        beat: &(dyn Fn() + Sync),
+    ) -> Result<Vec<f32>, bessemer_model::Error> {
         (self.0)(rows);
         beat();
         let next = |token: u32| (0..5).map(move |id| if id == (token + 1) % 5 { 9.0 } else { 0.0 });
-        rows.iter()
-            .filter(|row| row.logits)
-            .flat_map(|row| next(row.token))
-            .collect()
+        let wanted = rows.iter().filter(|row| row.logits);
+        Ok(wanted.flat_map(|row| next(row.token)).collect())
     }
 
     fn vocabulary(&self) -> usize {
@@ -151,6 +154,54 @@ fn silence_tells_a_frozen_thread_and_a_panic_a_dead_one() {
         "the listener learns that nothing will come"
     );
     wait(|| engine.pulse().stopped());
+}
+
+/// A model whose pass fails, as on a GPU that is lost.
+struct Lost;
+
+impl Model for Lost {
+    fn forward(
+        &mut self,
+        _: &[Row],
+        _: &[&[u32]],
+        _: &(dyn Fn() + Sync),
+    ) -> Result<Vec<f32>, bessemer_model::Error> {
+        Err(bessemer_model::Error::Context {
+            wanted: 2,
+            limit: 1,
+        })
+    }
+
+    fn vocabulary(&self) -> usize {
+        5
+    }
+
+    fn ends(&self) -> &[u32] {
+        &[]
+    }
+}
+
+#[test]
+fn an_engine_whose_model_fails_ends_and_its_listeners_learn_it() {
+    let metrics = Arc::new(Metrics::new("lost", "d", 16, 64));
+    let options = EngineOptions {
+        limits: Limits {
+            running: 1,
+            prefill: 8,
+        },
+        blocks: 64,
+        queue: 1,
+        threads: 1,
+    };
+    let engine = Engine::start(Box::new(Lost), options, metrics).unwrap();
+    let (one, mut receiver) = request(&[0], 1);
+    engine.submit(vec![one]).unwrap();
+    assert_eq!(receiver.blocking_recv(), None);
+    wait(|| engine.pulse().stopped());
+    assert_eq!(
+        engine.submit(vec![request(&[0], 1).0]),
+        Err(SubmitError::Stopped)
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@ use crate::cache::{Allocator, BLOCK};
 use bessemer_model::Directory;
 use tch::{Device, Kind, Tensor};
 
-fn models() -> Vec<Model> {
+pub(crate) fn models() -> Vec<Model> {
     let configs = [
         Config::llama(97, 2, (4, 2), 64, 96, 64),
         Config {
@@ -37,7 +37,7 @@ fn spread(model: Model) -> Model {
     model
 }
 
-fn tokens(count: usize, vocabulary: usize, seed: usize) -> Vec<u32> {
+pub(crate) fn tokens(count: usize, vocabulary: usize, seed: usize) -> Vec<u32> {
     (0..count)
         .map(|i| ((i * i * 7 + i * 3 + seed * 11) % vocabulary) as u32)
         .collect()

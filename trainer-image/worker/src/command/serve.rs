@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use bessemer_protocol::task::ServeTask;
 use bessemer_protocol::{ExitCode, InputRole, RunConfig};
-use bessemer_serve::ServeOptions;
+use bessemer_serve::{Backend, ServeOptions};
+use bessemer_torch::Device;
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::{Environment, SERVING_PORT};
@@ -33,6 +34,10 @@ pub async fn run(
                 "A server needs a model.",
             )
         })?;
+    let backend = match bessemer_torch::device(config.gpus)? {
+        Device::Cpu => Backend::Native,
+        device => Backend::Torch(device),
+    };
     std::fs::create_dir_all(&environment.work).map_err(|error| Failure::system(&error))?;
     let storage = Storage::new(&config, &environment.work, environment.image.clone()).await;
     // Stopped before it served: nothing is lost.
@@ -46,6 +51,7 @@ pub async fn run(
         digest: input.digest.clone(),
         keys: environment.keys.clone(),
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        backend,
     };
     Ok(bessemer_serve::serve(listener, task, options, stop).await?)
 }

@@ -80,6 +80,14 @@ fn a_gpu_that_is_not_there_is_said_before_anything_is_fetched() {
         ended.said()
     );
     assert!(chain.made(&run).is_none());
+    // A server looks before it asks the store for the model.
+    let task = json!({"command": "serve", "modelName": "chat", "maxConcurrency": 1, "maxQueue": 1, "drainSeconds": 1});
+    let model = json!({"role": "Model", "kind": "FineTune", "name": "chat", "uri": "s3://artifacts/none", "digest": "0".repeat(64)});
+    let mut server = chain.run("Deployment", "chat", vec![model], task);
+    server.config["gpus"] = json!(1);
+    let ended = server.start(&[]).wait();
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert!(ended.said().starts_with("NoGpu"), "{}", ended.said());
 }
 
 #[test]

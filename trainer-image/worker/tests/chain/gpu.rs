@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::run::{Chain, Made, Run, sources};
+use crate::serve::ask;
 use crate::store::Store;
 
 #[test]
@@ -15,7 +16,9 @@ fn a_gpu_runs_the_chain_as_the_cpu_does() {
     sources(root.path());
     let store = Store::start();
     // Losses of base and tuned model, and what the suites measured.
-    let measured = |prefix: &str, gpus: u32| {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut served = None;
+    let mut measured = |prefix: &str, gpus: u32| {
         let chain = Chain::new(&store, root.path(), prefix);
         let finish = |mut run: Run| {
             run.config["gpus"] = json!(gpus);
@@ -31,10 +34,23 @@ fn a_gpu_runs_the_chain_as_the_cpu_does() {
         let base = finish(chain.base(&docs));
         let chat = finish(chain.chat(&base, &pairs));
         let eval = finish(chain.eval(&chat, &base, &docs, &pairs));
-        [&base, &chat, &eval].map(statistics)
+        // The chat model of the CPUs, served by both: the same first token, as likely.
+        let chat_of_cpus = served.get_or_insert(chat.clone());
+        let mut run = chain.served(chat_of_cpus);
+        run.config["gpus"] = json!(gpus);
+        let mut server = run.start(&[]);
+        let (_, answer) = runtime.block_on(ask(&mut server));
+        server.terminate();
+        assert_eq!(server.wait().code, Some(0));
+        let first = answer["choices"][0]["logprobs"]["token_logprobs"][0].clone();
+        (
+            [&base, &chat, &eval].map(statistics),
+            first.as_f64().unwrap(),
+        )
     };
-    let (cpu, gpu) = (measured("cpu", 0), measured("gpu", 1));
+    let ((cpu, on_cpu), (gpu, on_gpu)) = (measured("cpu", 0), measured("gpu", 1));
     println!("{cpu:?}\n{gpu:?}");
+    assert!((on_cpu - on_gpu).abs() < 0.05, "{on_cpu} {on_gpu}");
     for (one, other) in cpu.iter().zip(&gpu).take(2) {
         let loss = |statistics: &Value| statistics["losses"]["training"].as_f64().unwrap();
         assert!(

@@ -8,7 +8,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use crate::run::{Chain, sources};
+use crate::run::{Chain, Running, sources};
 use crate::store::Store;
 
 type Seen = Arc<Mutex<Vec<Value>>>;
@@ -24,6 +24,30 @@ async fn intake(seen: Seen) -> String {
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await });
     url
+}
+
+/// Waits until `server` is ready and asks for a completion: digest of the model that answered, and the answer.
+pub async fn ask(server: &mut Running) -> (String, Value) {
+    let address = format!("http://{}:8080", server.address);
+    let client = reqwest::Client::new();
+    for _ in 0..600 {
+        let ready = client.get(format!("{address}/ready")).send().await;
+        if ready.is_ok_and(|answer| answer.status().is_success()) {
+            break;
+        }
+        assert!(
+            server.child.try_wait().unwrap().is_none(),
+            "the server ended: {}",
+            server.log()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let body = json!({"model": "chat", "prompt": "The vector", "max_tokens": 8, "temperature": 0, "logprobs": 1});
+    let request = client.post(format!("{address}/v1/completions"));
+    let answer = request.json(&body).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let digest = answer.headers()["x-bessemer-digest"].to_str().unwrap();
+    (digest.to_owned(), answer.json().await.unwrap())
 }
 
 #[test]
@@ -139,37 +163,12 @@ fn the_chain_ends_in_a_served_completion() {
     );
 
     let mut server = chain.served(&chat).start(&[]);
-    let address = format!("http://{}:8080", server.address);
-    runtime.block_on(async {
-        let client = reqwest::Client::new();
-        for _ in 0..600 {
-            let ready = client.get(format!("{address}/ready")).send().await;
-            if ready.is_ok_and(|answer| answer.status().is_success()) {
-                break;
-            }
-            assert!(
-                server.child.try_wait().unwrap().is_none(),
-                "the server ended: {}",
-                server.log()
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let body =
-            json!({"model": "chat", "prompt": "The vector", "max_tokens": 8, "temperature": 0});
-        let answer = client
-            .post(format!("{address}/v1/completions"))
-            .json(&body)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 200);
-        assert_eq!(answer.headers()["x-bessemer-digest"], chat.digest.as_str());
-        let answer: Value = answer.json().await.unwrap();
-        assert!(
-            !answer["choices"][0]["text"].as_str().unwrap().is_empty(),
-            "{answer}"
-        );
-    });
+    let (answered, answer) = runtime.block_on(ask(&mut server));
+    assert_eq!(answered, chat.digest);
+    assert!(
+        !answer["choices"][0]["text"].as_str().unwrap().is_empty(),
+        "{answer}"
+    );
     // A second server on the same address says so.
     let mut config = chain.served(&chat);
     config.work = config.work.with_extension("second");
