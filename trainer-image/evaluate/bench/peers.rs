@@ -1,5 +1,5 @@
 //! Question: how much faster are the metrics than sacrebleu and rouge-score? One core, same segments, one run:
-//! `cargo bench -p bessemer-evaluate` (PEERS_PYTHON names a Python that has both peers).
+//! `cargo bench -p bessemer-evaluate` (BESSEMER_PEER_PYTHON names a Python that has both peers).
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)] // reason: a benchmark may stop by panicking
 
@@ -105,9 +105,9 @@ fn main() {
             .sum::<f64>()
             / SEGMENTS as f64
     });
-    let Ok(python) = std::env::var("PEERS_PYTHON") else {
+    let Ok(python) = std::env::var("BESSEMER_PEER_PYTHON") else {
         println!(
-            "peers skipped: set PEERS_PYTHON to a Python with sacrebleu==2.6.0 and rouge-score==0.1.2"
+            "peers skipped: set BESSEMER_PEER_PYTHON to a Python with sacrebleu==2.6.0 and rouge-score==0.1.2"
         );
         return;
     };
@@ -115,6 +115,7 @@ fn main() {
     std::fs::write(&file, serde_json::to_string(&segments).unwrap()).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/peers.py");
     let status = Command::new(python)
+        .env_remove("LD_LIBRARY_PATH")
         .arg(script)
         .arg(&file)
         .status()

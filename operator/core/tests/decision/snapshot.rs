@@ -45,6 +45,35 @@ fn first_plan_of_a_pretrainjob_with_every_overlay() {
     ));
 }
 
+/// What an object of the chain asks for once its inputs are there.
+fn first_plan_in_the_chain(kind: KindName, name: &str) -> String {
+    let mut cluster = Cluster::new();
+    chain(&mut cluster);
+    let object = key(kind, name);
+    let others: Vec<_> = cluster.objects.keys().cloned().collect();
+    for _ in 0..100 {
+        for other in others.iter().filter(|other| **other != object) {
+            cluster.reconcile(other);
+        }
+        cluster.step();
+        let plan = show(&cluster.think(&object).unwrap());
+        if plan.contains("\"kind\": \"Job\"") {
+            return plan;
+        }
+    }
+    panic!("{object:?} asks for no Job");
+}
+
+#[test]
+fn first_plan_of_a_finetune() {
+    insta::assert_snapshot!(first_plan_in_the_chain(KindName::FineTune, "chat"));
+}
+
+#[test]
+fn first_plan_of_an_evaluation() {
+    insta::assert_snapshot!(first_plan_in_the_chain(KindName::Evaluation, "score"));
+}
+
 #[test]
 fn objects_of_a_served_model() {
     let mut cluster = Cluster::new();

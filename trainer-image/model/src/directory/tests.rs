@@ -250,7 +250,11 @@ fn parity_transformers_loads_what_we_export() {
         bias: false,
         ..gpt2.clone()
     };
-    for config in [llama, tied, gpt2, bare] {
+    let mistral = Config {
+        attention_window: Some(5),
+        ..llama.clone()
+    };
+    for config in [llama, mistral, tied, gpt2, bare] {
         let target = tempfile::tempdir().unwrap();
         let model = Model::new(config.clone(), 5, Kind::Float, Device::Cpu).unwrap();
         tch::no_grad(|| {
