@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bessemer_core::{Settings, access};
 use bessemer_protocol::Storage;
-use bessemer_runtime::clock::{Random, SystemClock};
+use bessemer_runtime::clock::{Clock, Random, SteppedClock, SystemClock};
 use bessemer_runtime::metric::Metrics;
 use bessemer_runtime::outside::{Artefacts, Live};
 use bessemer_runtime::{Config, Parts, client, lease, run, telemetry};
@@ -85,6 +85,9 @@ struct Arguments {
     /// OTLP/HTTP endpoint for spans; handed to workers too.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     otlp_endpoint: Option<String>,
+    /// A jump of the operator's own clock, SECONDS@AFTER, for tests.
+    #[arg(long, env = "BESSEMER_CLOCK_STEP", hide = true)]
+    clock_step: Option<SteppedClock>,
 }
 
 fn main() -> ExitCode {
@@ -138,9 +141,14 @@ async fn operate(arguments: Arguments) -> Result<(), (&'static str, String)> {
     .await;
     let layout = Layout::new(arguments.bucket.as_str(), &arguments.prefix);
     let outside = Live::new(Artefacts::new(Arc::new(store), layout));
+    let stepped = arguments.clock_step;
+    let clock = stepped.map_or_else(
+        || Arc::new(SystemClock) as Arc<dyn Clock>,
+        |clock| Arc::new(clock),
+    );
     let parts = Parts {
         lease_client: connect()?,
-        clock: Arc::new(SystemClock),
+        clock,
         random: Random::from_system(),
         outside: Arc::new(outside),
         metrics: metrics.clone(),

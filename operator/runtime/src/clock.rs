@@ -1,6 +1,7 @@
 //! Owns the sources of time and randomness; everything else in the runtime asks here, so that a simulation can set both.
 //! It must not read anything but the clock and the generator.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,43 @@ impl Clock for SystemClock {
     )]
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+}
+
+/// The machine's clock, which after some time of the process jumps: how a test moves an operator's clock and nobody
+/// else's. Written `SECONDS@AFTER`, as in `-7200@30`.
+#[derive(Debug, Clone, Copy)]
+pub struct SteppedClock {
+    start: Instant,
+    after: Duration,
+    step: SignedDuration,
+}
+
+impl FromStr for SteppedClock {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (step, after) = text.split_once('@')?;
+            Some((step.parse().ok()?, after.parse().ok()?))
+        };
+        let (step, after) = parse().ok_or_else(|| {
+            format!("{text} is not SECONDS@AFTER in whole seconds, such as -7200@30")
+        })?;
+        Ok(Self {
+            start: Instant::now(),
+            after: Duration::from_secs(after),
+            step: SignedDuration::from_secs(step),
+        })
+    }
+}
+
+impl Clock for SteppedClock {
+    fn now(&self) -> Timestamp {
+        let now = SystemClock.now();
+        let jumped = self.start.elapsed() >= self.after;
+        let moved = jumped.then(|| now.checked_add(self.step).ok()).flatten();
+        moved.unwrap_or(now)
     }
 }
 
@@ -89,6 +127,16 @@ mod tests {
         let clock = TokioClock::starting_at(Timestamp::UNIX_EPOCH);
         tokio::time::advance(Duration::from_secs(90)).await;
         assert_eq!(clock.now().as_second(), 90);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jumps_once_its_time_has_come() {
+        let clock: SteppedClock = "-7200@30".parse().unwrap();
+        let off = || (clock.now().as_second() - SystemClock.now().as_second() + 7200).abs();
+        assert!(off() > 7190);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert!(off() < 10);
+        assert!("7200".parse::<SteppedClock>().is_err());
     }
 
     #[test]

@@ -1,0 +1,68 @@
+# Sourced by `test`: what else happens to objects in their life, each on pods: suspension, a new version, keys, artefacts
+# that go with their object. After it every right that the operator was granted has been used.
+# shellcheck shell=bash disable=SC2154  # account, here, kinds, state, system, work: of `test`
+
+secret=bessemer-api-keys # the one that the chart lets the operator read
+whole_life() {
+  chain | kubectl -n life create --dry-run=client -o json -f - | jq --arg secret "$secret" '.items[] |= if .kind == "Deployment"
+    then .spec.auth = {apiKeysSecretRef: {name: $secret}} else .spec += {artifactPolicy: "Delete", ttlSecondsAfterFinished: 20} end'
+}
+a_run_is_suspended_and_goes_on() {
+  namespace life
+  kubectl -n life create secret generic "$secret" --from-literal=reader=open-sesame
+  whole_life | kubectl -n life apply -f -
+  job() { kubectl -n life get jobs -l bessemer.dev/name=base -o json | jq -e "$1"; }
+  within 120 job '[.items[] | select((.status.active // 0) > 0)] | length > 0'
+  kubectl -n life patch pretrainjob base --type merge -p '{"spec": {"suspend": true}}'
+  within 60 job '[.items[] | select(.spec.suspend and (.status.active // 0) == 0)] | length > 0'
+  kubectl -n life wait pretrainjob base --for=condition=Suspended --timeout=60s
+  kubectl -n life patch pretrainjob base --type merge -p '{"spec": {"suspend": false}}'
+  ready life 300s || tell life
+  artefacts life | diff "$work/one" -
+}
+ask() { # NAMESPACE DEPLOYMENT [curl's arguments]: the code of the answer
+  local url
+  url=$(kubectl -n "$1" get deployments.bessemer.dev "$2" -o 'jsonpath={.status.url}')
+  curl -sS -o "$work/answer" -w '%{http_code}' -H 'content-type: application/json' "${@:3}" \
+    -d "{\"model\": \"$2\", \"max_tokens\": 4, \"prompt\": \"Say number\"}" "$url/v1/completions"
+}
+a_key_is_asked_for() {
+  [ "$(ask life chat)" = 401 ]
+  [ "$(ask life chat -H 'authorization: Bearer open-sesame')" = 200 ]
+}
+remains_go_after_their_time() {
+  none() { [ -z "$(kubectl -n life get jobs -o name)" ]; }
+  within 120 none
+}
+a_new_version_takes_over() {
+  local before
+  before=$(kubectl -n life get deployments.bessemer.dev chat -o 'jsonpath={.status.revision}')
+  kubectl -n life patch finetune tuned --type merge -p '{"spec": {"training": {"seed": 7}}}'
+  served() {
+    kubectl -n life get deployments.bessemer.dev chat -o json | jq -e --arg before "$before" \
+      '.status.revision != $before and ([.status.conditions[] | select(.type == "Ready" and .status == "True")] | length) == 1'
+  }
+  within 300 served || tell life
+  [ "$(ask life chat -H 'authorization: Bearer open-sesame')" = 200 ]
+  # Of the old one nothing stays.
+  alone() { [ "$(kubectl -n life get deployments.apps,services,configmaps -o name | grep -c -- "-$before")" = 0 ]; }
+  within 400 alone || { kubectl -n life get deployments.apps,services,configmaps; return 1; }
+}
+artefacts_go_with_their_objects() {
+  find "$state/s3/models" -path '*life/*' -type f | grep -q .
+  kubectl -n life delete "$kinds" --all --timeout=300s
+  none() { [ -z "$(find "$state/s3/models" -path '*life/*' -type f)" ]; }
+  within 60 none || { find "$state/s3/models" -path '*life/*' -type f | head; return 1; }
+}
+# What each role grants is what the audit log shows as asked for.
+every_grant_is_used() {
+  kubectl get clusterroles,roles -A -l app.kubernetes.io/name=bessemer -o json | python3 "$here/grants.py" "$state/audit/audit.log" "$account"
+}
+whole_lives() {
+  check a_run_is_suspended_and_goes_on a_run_is_suspended_and_goes_on
+  check a_served_model_asks_for_its_key a_key_is_asked_for
+  check remains_go_after_their_time remains_go_after_their_time
+  check a_new_version_takes_over_and_nothing_of_the_old_stays a_new_version_takes_over
+  check artefacts_go_with_their_objects artefacts_go_with_their_objects
+  check every_grant_is_used every_grant_is_used
+}
