@@ -32,6 +32,8 @@ cni/loopback            cni         github.com/containernetworking/plugins/plugi
 cni/host-local          cni         github.com/containernetworking/plugins/plugins/ipam/host-local  github.com/containernetworking/plugins
 cni/portmap             cni         github.com/containernetworking/plugins/plugins/meta/portmap     github.com/containernetworking/plugins
 coredns                 coredns     github.com/coredns/coredns                     github.com/coredns/coredns
+kustomize-controller    flux        github.com/fluxcd/kustomize-controller         github.com/fluxcd/kustomize-controller
+kwok                    kwok        sigs.k8s.io/kwok/cmd/kwok                      sigs.k8s.io/kwok
 versitygw               versitygw   github.com/versity/versitygw/cmd/versitygw     github.com/versity/versitygw
 "
 # In the order in which a cold build can be tried out soonest.
@@ -84,6 +86,10 @@ for name in "$@"; do
   started=$SECONDS
   (cd "$here/$folder" && CGO_ENABLED=$cgo GOFLAGS="-mod=readonly ${GOFLAGS:-}" nice -n "${BESSEMER_NICE:-10}" \
     go build -trimpath -tags "$tags" -ldflags "$flags" -o "$target.new" "$package")
+  if [ "$name" = kustomize-controller ]; then
+    modules=$(cd "$here/$folder" && go list -mod=readonly -m -f '{{.Dir}}' "$module")
+    install -m 644 "$modules"/config/crd/bases/*.yaml "$target.crd.yaml"
+  fi
   mv "$target.new" "$target"
   echo "$stamp" > "$target.version"
   echo "built $name in $((SECONDS - started)) s, $(($(stat -c %s "$target") / 1000000)) MB" >&2

@@ -13,9 +13,9 @@ with open(sys.argv[1], encoding="utf-8") as log:
         target = event.get("objectRef", {})
         resource = "/".join(filter(None, [target.get("resource"), target.get("subresource")]))
         used.add((event["verb"], target.get("apiGroup", ""), resource))
-    # An apply that makes the object needs the right to create it too.
-    if event["verb"] == "patch" and event.get("responseStatus", {}).get("code") == 201:
-        used.add(("create", target.get("apiGroup", ""), resource))
+        # An apply that makes the object needs the right to create it too.
+        if event["verb"] == "patch" and event.get("responseStatus", {}).get("code") == 201:
+            used.add(("create", target.get("apiGroup", ""), resource))
 
 granted = {
     (verb, group, resource)

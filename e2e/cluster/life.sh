@@ -4,7 +4,7 @@
 
 secret=bessemer-api-keys # the one that the chart lets the operator read
 whole_life() {
-  chain | kubectl -n life create --dry-run=client -o json -f - | jq --arg secret "$secret" '.items[] |= if .kind == "Deployment"
+  chain | kubectl -n life create --dry-run=client -o json -f - | jq --arg secret "$secret" 'if .kind == "Deployment"
     then .spec.auth = {apiKeysSecretRef: {name: $secret}} else .spec += {artifactPolicy: "Delete", ttlSecondsAfterFinished: 20} end'
 }
 a_run_is_suspended_and_goes_on() {

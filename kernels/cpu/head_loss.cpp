@@ -19,6 +19,8 @@ std::atomic<int64_t> calls{0};
 // units, 512 MiB of BF16.
 constexpr int64_t kElements = 1 << 20;
 constexpr int64_t kElementsOfGpu = 1 << 28;
+// Fewer rows make the products slow: each chunk reads and writes the whole of the weight's gradient.
+constexpr int64_t kRows = 256;
 // A GPU's matrix units want rows of whole 128 bytes: with GPT-2's 50,257 tokens the products take four times as long.
 constexpr int64_t kPadding = 64;
 
@@ -92,7 +94,7 @@ struct HeadLoss : torch::autograd::Function<HeadLoss> {
                             const at::Tensor& weight, const at::Tensor& targets, int64_t ignored, double scale,
                             Fusion fusion, bool need_hidden, bool need_weight) {
     const int64_t rows = hidden.size(0), vocabulary = weight.size(0);
-    const int64_t chunk = std::max<int64_t>(16, (hidden.is_cpu() ? kElements : kElementsOfGpu) / vocabulary);
+    const int64_t chunk = std::max(kRows, (hidden.is_cpu() ? kElements : kElementsOfGpu) / vocabulary);
     const bool gradient = need_hidden || need_weight;
     // The matrices are multiplied in the kind of the hidden states; sums are FP32.
     auto matrix = weight.to(hidden.scalar_type());
@@ -120,11 +122,13 @@ struct HeadLoss : torch::autograd::Function<HeadLoss> {
         at::mm_out(place, narrow, matrix);
       }
       if (need_weight) {
-        auto product = narrow.t().mm(part).narrow(0, 0, vocabulary).to(weight.scalar_type());
-        if (weight_gradient.defined()) {
-          weight_gradient.add_(product);
+        const auto turned = narrow.t();
+        const bool alike = weight.scalar_type() == part.scalar_type() && turned.size(0) == vocabulary;
+        if (weight_gradient.defined() && alike) {
+          weight_gradient.addmm_(turned, part);
         } else {
-          weight_gradient = std::move(product);
+          const auto product = turned.mm(part).narrow(0, 0, vocabulary);
+          weight_gradient = weight_gradient.defined() ? weight_gradient.add_(product) : product.to(weight.scalar_type());
         }
       }
     }
