@@ -33,7 +33,6 @@ cni/host-local          cni         github.com/containernetworking/plugins/plugi
 cni/portmap             cni         github.com/containernetworking/plugins/plugins/meta/portmap     github.com/containernetworking/plugins
 coredns                 coredns     github.com/coredns/coredns                     github.com/coredns/coredns
 kustomize-controller    flux        github.com/fluxcd/kustomize-controller         github.com/fluxcd/kustomize-controller
-kwok                    kwok        sigs.k8s.io/kwok/cmd/kwok                      sigs.k8s.io/kwok
 versitygw               versitygw   github.com/versity/versitygw/cmd/versitygw     github.com/versity/versitygw
 "
 # In the order in which a cold build can be tried out soonest.

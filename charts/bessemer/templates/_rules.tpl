@@ -1,12 +1,12 @@
 {{/* Written by `make generate` from operator/core/src/access.rs; change it there. */}}
 {{- define "bessemer.rules.watched" -}}
-# the objects themselves; read live before a finalizer changes and before artefacts go
+# the objects themselves; read live where they cannot be decoded, before a finalizer changes and before artefacts go
 - apiGroups: ["bessemer.dev"]
   resources: ["datasets", "deployments", "evaluations", "finetunes", "pretrainjobs"]
   verbs: ["get", "list", "watch"]
 # the finalizer in metadata; spec is never written
 - apiGroups: ["bessemer.dev"]
-  resources: ["datasets", "deployments", "evaluations", "finetunes", "pretrainjobs"]
+  resources: ["datasets", "evaluations", "finetunes", "pretrainjobs"]
   verbs: ["patch"]
 # status
 - apiGroups: ["bessemer.dev"]

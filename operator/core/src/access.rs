@@ -70,6 +70,8 @@ const KINDS: &[&str] = &[
     "finetunes",
     "pretrainjobs",
 ];
+/// The kinds that make artefacts.
+const MAKERS: &[&str] = &["datasets", "evaluations", "finetunes", "pretrainjobs"];
 const STATUSES: &[&str] = &[
     "datasets/status",
     "deployments/status",
@@ -87,11 +89,11 @@ pub const TABLE: &[Grant] = &[
         "bessemer.dev",
         KINDS,
         &["get", "list", "watch"],
-        "the objects themselves; read live before a finalizer changes and before artefacts go",
+        "the objects themselves; read live where they cannot be decoded, before a finalizer changes and before artefacts go",
     ),
     grant(
         "bessemer.dev",
-        KINDS,
+        MAKERS,
         &["patch"],
         "the finalizer in metadata; spec is never written",
     ),

@@ -7,7 +7,6 @@ use kube::ResourceExt;
 use super::resolve;
 use super::rollout::Rollout;
 use super::status;
-use crate::action::{Action, ObjectRef};
 use crate::condition::Verdict;
 use crate::kind::Observed;
 use crate::label;
@@ -19,19 +18,7 @@ use crate::settings::Settings;
 pub(super) fn plan(observed: &Observed<ModelDeployment>, settings: &Settings) -> Plan {
     let object = &observed.object;
     if object.metadata.deletion_timestamp.is_some() {
-        let mut plan = Plan::default();
-        if object
-            .finalizers()
-            .iter()
-            .any(|name| name == label::FINALIZER)
-        {
-            let finalizer = label::FINALIZER.into();
-            plan.actions.push(Action::RemoveFinalizer {
-                object: ObjectRef::of(object),
-                finalizer,
-            });
-        }
-        return plan; // servers and router go by garbage collection
+        return Plan::default(); // servers and router go by garbage collection
     }
     let mut rollout = Rollout::new(observed, settings);
     let desired = match resolve::resolve(observed, settings) {
