@@ -48,12 +48,19 @@ a_new_version_takes_over() {
   alone() { [ "$(kubectl -n life get deployments.apps,services,configmaps -o name | grep -c -- "-$before")" = 0 ]; }
   within 400 alone || { kubectl -n life get deployments.apps,services,configmaps; return 1; }
 }
+# Users first: what a living object refers to stays. So does what chains of other namespaces made alike, by its digest.
 artefacts_go_with_their_objects() {
-  stored() { find "$state/s3/models/life" -type f 2>/dev/null | grep -vc -- '/deployment/' || true; }
-  [ "$(stored)" -gt 6 ]
-  kubectl -n life delete "$kinds" --all --timeout=300s
-  none() { [ "$(stored)" = 0 ]; }
-  within 60 none || { find "$state/s3/models/life" -type f | head; return 1; }
+  artefacts life > "$work/life"
+  cut -d ' ' -f 2 "$work/life" | sort -u | comm -23 - <(cut -d ' ' -f 2 "$work/one" | sort -u) > "$work/own"
+  [ "$(wc -l < "$work/own")" = 2 ] # the tuned model's and its evaluation's new versions
+  stored() { find "$state/s3/models/life" -type f | grep -F -f "$work/own"; }
+  stored > "$work/stored"
+  for kind in deployments.bessemer.dev evaluations finetunes pretrainjobs; do
+    kubectl -n life delete "$kind" --all --timeout=120s
+  done
+  kubectl -n life delete dataset pairs docs --timeout=120s
+  none() { fails stored; }
+  within 60 none || { stored; return 1; }
 }
 # Definitions that are older than the operator may let through what it cannot read.
 an_object_that_cannot_be_read_is_named() {
@@ -61,7 +68,7 @@ an_object_that_cannot_be_read_is_named() {
   kubectl patch crd deployments.bessemer.dev --type json -p '[{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec",
     "value": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}]'
   odd() { printf '{"apiVersion": "bessemer.dev/v1alpha1", "kind": "Deployment", "metadata": {"name": "odd"},
-    "spec": {"modelRef": {"kind": "FineTune", "name": "tuned"}, "replicas": "many"}}' | kubectl -n life apply -f -; }
+    "spec": {"modelRef": {"kind": "FineTune", "name": "tuned"}, "maxConcurrency": "many"}}' | kubectl -n life apply -f -; }
   within 30 odd
   named() { kubectl -n life get deployments.bessemer.dev odd -o 'jsonpath={.status.conditions[?(@.type=="Ready")]}' | grep -F InvalidSpec | grep -F 'cannot be read'; }
   within 60 named
