@@ -45,6 +45,16 @@ sources_lie_in_the_store() {
 }
 # Long enough to be interrupted.
 chain() { sed 's#file://@DATA@#s3://fixture#; s#steps: 20,#steps: 200,#' "$root/e2e/tests/local/chain.yaml"; }
+at_work() { # NAMESPACE KIND: whether a Job of such an object has a pod
+  kubectl -n "$1" get jobs -o json | jq -e --arg kind "$2" \
+    '[.items[] | select(.metadata.ownerReferences[0].kind == $kind and (.status.active // 0) > 0)] | length > 0' >/dev/null
+}
+leader() { kubectl -n "$system" get lease bessemer-operator -o 'jsonpath={.spec.holderIdentity}'; }
+served_at() { kubectl -n "$1" get deployments.bessemer.dev "$2" -o 'jsonpath={.status.url}'; } # NAMESPACE NAME
+ask() { # NAMESPACE NAME [curl's arguments]: the code of a completion's answer
+  curl -sS -o "$work/answer" -w '%{http_code}' -H 'content-type: application/json' "${@:3}" \
+    -d "{\"model\": \"$2\", \"max_tokens\": 4, \"prompt\": \"Say number\"}" "$(served_at "$1" "$2")/v1/completions"
+}
 ready() { kubectl -n "$1" wait --for=condition=Ready --timeout="$2" "$kinds" --all; }
 tell() { # what a failed chain says
   kubectl -n "$1" get "$kinds"

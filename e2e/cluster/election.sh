@@ -3,19 +3,18 @@
 
 # Three times the leader is cut off from the API server until another leads, in the middle of a chain.
 partitions() {
-  local round leader address wall started
+  local round cut now address wall started
   namespace election
   chain | kubectl -n election apply -f -
-  holder_of_lease() { kubectl -n "$system" get lease bessemer-operator -o 'jsonpath={.spec.holderIdentity}'; }
   for round in 1 2 3; do
-    leader=$(holder_of_lease)
-    address=$(kubectl -n "$system" get pod "$leader" -o 'jsonpath={.status.podIP}')
+    cut=$(leader)
+    address=$(kubectl -n "$system" get pod "$cut" -o 'jsonpath={.status.podIP}')
     wall=(INPUT -s "$address" -p tcp --dport 6443 -j DROP)
     iptables -I "${wall[@]}"
     started=$(date +%s%N)
-    another() { now=$(holder_of_lease) && [ -n "$now" ] && [ "$now" != "$leader" ]; }
+    another() { now=$(leader) && [ -n "$now" ] && [ "$now" != "$cut" ]; }
     within 40 another || { iptables -D "${wall[@]}"; return 1; }
-    echo "round $round: $now leads $((($(date +%s%N) - started) / 1000000)) ms after $leader was cut off"
+    echo "round $round: $now leads $((($(date +%s%N) - started) / 1000000)) ms after $cut was cut off"
     iptables -D "${wall[@]}"
   done
   ready election 300s || tell election

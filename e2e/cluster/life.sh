@@ -11,20 +11,17 @@ a_run_is_suspended_and_goes_on() {
   namespace life
   kubectl -n life create secret generic "$secret" --from-literal=reader=open-sesame
   whole_life | kubectl -n life apply -f -
-  job() { kubectl -n life get jobs -l bessemer.dev/name=base -o json | jq -e "$1"; }
-  within 120 job '[.items[] | select((.status.active // 0) > 0)] | length > 0'
+  within 120 at_work life PretrainJob
   kubectl -n life patch pretrainjob base --type merge -p '{"spec": {"suspend": true}}'
-  within 60 job '[.items[] | select(.spec.suspend and (.status.active // 0) == 0)] | length > 0'
+  held() {
+    kubectl -n life get jobs -l bessemer.dev/name=base -o json |
+      jq -e '[.items[] | select(.spec.suspend and (.status.active // 0) == 0)] | length > 0'
+  }
+  within 60 held
   kubectl -n life wait pretrainjob base --for=condition=Suspended --timeout=60s
   kubectl -n life patch pretrainjob base --type merge -p '{"spec": {"suspend": false}}'
   ready life 300s || tell life
   artefacts life | diff "$work/one" -
-}
-ask() { # NAMESPACE DEPLOYMENT [curl's arguments]: the code of the answer
-  local url
-  url=$(kubectl -n "$1" get deployments.bessemer.dev "$2" -o 'jsonpath={.status.url}')
-  curl -sS -o "$work/answer" -w '%{http_code}' -H 'content-type: application/json' "${@:3}" \
-    -d "{\"model\": \"$2\", \"max_tokens\": 4, \"prompt\": \"Say number\"}" "$url/v1/completions"
 }
 a_key_is_asked_for() {
   [ "$(ask life chat)" = 401 ]

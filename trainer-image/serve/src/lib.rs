@@ -63,10 +63,9 @@ pub struct ServeOptions {
 }
 
 /// What computes a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Backend {
     /// This crate's own engine, on CPUs.
-    #[default]
     Native,
     /// libtorch on this device: how a GPU serves.
     Torch(Device),

@@ -5,7 +5,7 @@
 
 use crate::cache::BLOCK;
 use crate::engine;
-use crate::network::Row;
+use crate::network::{Row, Shape};
 use bessemer_model::{Cache, Error, Model, Segment};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
@@ -30,11 +30,10 @@ impl Torch {
     /// # Errors
     /// libtorch's words for a pass that fails.
     pub fn new(model: Model, ends: Vec<u32>) -> Result<Self, Error> {
-        let vocabulary = usize::try_from(model.config().vocabulary_size).unwrap_or(0);
         let mut all = Self {
+            vocabulary: Shape::from(model.config()).vocabulary,
             model,
             caches: BTreeMap::new(),
-            vocabulary,
             ends,
         };
         let row = Row {

@@ -33,6 +33,10 @@ impl Model for Fake {
 }
 
 pub(crate) fn start(running: usize, queue: usize, behaviour: Behaviour) -> (Engine, Arc<Metrics>) {
+    start_over(Box::new(Fake(behaviour)), running, queue)
+}
+
+fn start_over(model: Box<dyn Model>, running: usize, queue: usize) -> (Engine, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new("fake", "d", 16, 64));
     let options = EngineOptions {
         limits: Limits {
@@ -44,7 +48,7 @@ pub(crate) fn start(running: usize, queue: usize, behaviour: Behaviour) -> (Engi
         threads: 1,
     };
     (
-        Engine::start(Box::new(Fake(behaviour)), options, metrics.clone()).unwrap(),
+        Engine::start(model, options, metrics.clone()).unwrap(),
         metrics,
     )
 }
@@ -183,17 +187,7 @@ impl Model for Lost {
 
 #[test]
 fn an_engine_whose_model_fails_ends_and_its_listeners_learn_it() {
-    let metrics = Arc::new(Metrics::new("lost", "d", 16, 64));
-    let options = EngineOptions {
-        limits: Limits {
-            running: 1,
-            prefill: 8,
-        },
-        blocks: 64,
-        queue: 1,
-        threads: 1,
-    };
-    let engine = Engine::start(Box::new(Lost), options, metrics).unwrap();
+    let (engine, _) = start_over(Box::new(Lost), 1, 1);
     let (one, mut receiver) = request(&[0], 1);
     engine.submit(vec![one]).unwrap();
     assert_eq!(receiver.blocking_recv(), None);
