@@ -5,7 +5,8 @@
 //! (12 layers, 768 wide, 32,000 ids; ours BF16, the peer's F16) behind each HTTP server, two threads each, the same
 //! 128 ids a prompt, 64 generated tokens, eight streams at concurrency 1 and at 4. The servers take turns,
 //! three rounds or `BESSEMER_BENCH_ROUNDS`.
-//! `--url URL --model NAME` adds another OpenAI server.
+//! `--url URL --model NAME` adds another OpenAI server. Where there is a GPU it serves the same model too, and
+//! `BESSEMER_PEER_PYTHON` with transformers generates as many tokens from it, without HTTP and all prompts at once.
 //!
 //! TTFT is the time to the first event with text; TPOT is (end - TTFT) / (tokens - 1). Rates are medians of the rounds,
 //! times are medians of all streams.
@@ -287,7 +288,32 @@ impl Figures {
     }
 }
 
-async fn start(root: &Path) -> Server {
+/// Prints what transformers generates on the GPU.
+fn gpu_peer(root: &Path) {
+    let Some(python) = std::env::var_os("BESSEMER_PEER_PYTHON") else {
+        println!("peer skipped: BESSEMER_PEER_PYTHON names no Python with transformers");
+        return;
+    };
+    // The directory of the sources may be away where the program runs.
+    let directory = std::env::var_os("BESSEMER_PEER_SCRIPTS")
+        .unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/bench").into());
+    let output = Command::new(python)
+        .arg(Path::new(&directory).join("concurrency_gpu_peer.py"))
+        .arg(root)
+        .args([PROMPT.to_string(), TOKENS.to_string()])
+        .env_remove("LD_LIBRARY_PATH") // Its own libraries, not ours.
+        .output()
+        .expect("the peer");
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    if !output.status.success() {
+        println!(
+            "peer skipped: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+async fn start(name: &str, root: &Path, backend: Backend) -> Server {
     let listener = bessemer_route::drain::bind("127.0.0.1:0".parse().expect("an address"))
         .await
         .expect("a port");
@@ -304,7 +330,7 @@ async fn start(root: &Path) -> Server {
         digest: "bench".into(),
         keys: None,
         threads: THREADS,
-        backend: Backend::Native,
+        backend,
     };
     let server = tokio::spawn(serve(listener, task, options, CancellationToken::new()));
     while !reqwest::get(format!("{url}/ready"))
@@ -315,7 +341,7 @@ async fn start(root: &Path) -> Server {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Server {
-        name: "Bessemer, BF16".into(),
+        name: name.into(),
         url,
         model: "m".into(),
         text: false,
@@ -333,13 +359,22 @@ async fn main() {
             .cloned()
     };
     let root = model();
-    let mut servers = vec![Arc::new(start(root.path()).await)];
+    let native = start("Bessemer, BF16", root.path(), Backend::Native).await;
+    let mut servers = vec![Arc::new(native)];
     let peer = peer().map(|(running, server)| {
         servers.push(Arc::new(server));
         running
     });
     if peer.is_some() {
         assert_eq!(prompt_tokens(&servers[1]).await, u64::from(PROMPT));
+    }
+    match bessemer_torch::device(1) {
+        Ok(gpu) => {
+            let server = start("Bessemer, BF16, GPU", root.path(), Backend::Torch(gpu)).await;
+            servers.push(Arc::new(server));
+            gpu_peer(root.path());
+        }
+        Err(reason) => println!("GPU skipped: {reason}"),
     }
     if let Some(url) = value("--url") {
         servers.push(Arc::new(Server {
@@ -376,7 +411,8 @@ async fn main() {
         for (server, figures) in servers.iter().zip(&figures) {
             figures[at].print(&server.name, concurrency);
         }
-        for (server, figures) in servers.iter().zip(&figures).skip(1) {
+        let peers = |(server, _): &(&Arc<Server>, _)| !server.name.starts_with("Bessemer");
+        for (server, figures) in servers.iter().zip(&figures).filter(peers) {
             println!(
                 "| ours over {}, {concurrency} | {:.2} | {:.2} | {:.2} | |",
                 server.name,
