@@ -23,6 +23,7 @@ use crate::training::ObjectPolicy;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 40").message("metadata.name has at most 40 characters, so that the names of children fit")
 )]
+#[x_kube(validation = Rule::new("!has(self.route) || !has(self.rollout) || !has(self.rollout.abort)").message("rollout.abort judges the requests of the router, which sees none of a Gateway's: give either route or rollout.abort"))]
 #[x_kube(validation = Rule::new("!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas").message("minReplicas must not exceed maxReplicas"))]
 pub struct ModelDeploymentSpec {
     /// Model that is served.
@@ -48,7 +49,7 @@ pub struct ModelDeploymentSpec {
     #[serde(default = "concurrency")]
     #[schemars(range(min = 1, max = 4096))]
     pub max_concurrency: i32,
-    /// Gateway that takes over the router's work.
+    /// Gateways that reach the revisions by an HTTPRoute with the router's weights, beside the router.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<Route>,
     /// How traffic moves to a new revision.

@@ -24,6 +24,10 @@
 - apiGroups: [""]
   resources: ["configmaps", "services"]
   verbs: ["get", "list", "watch", "create", "patch", "delete"]
+# the division of traffic, said to the Gateways of spec.route
+- apiGroups: ["gateway.networking.k8s.io"]
+  resources: ["httproutes"]
+  verbs: ["get", "create", "patch", "delete"]
 # why a run ended or waits; who may report progress
 - apiGroups: [""]
   resources: ["pods"]

@@ -129,6 +129,7 @@ fn cases() -> Vec<Case> {
         case(Evaluation, "exactly one measure", &[("/spec/suites/0", json!({"name": "a", "bias": {"task": "bbq", "datasetRef": {"name": "d"}}}))], &[("/spec/suites/0", json!({"name": "a"}))]),
         case(Evaluation, "either task or datasetRef", &[("/spec/suites/0", json!({"name": "a", "multipleChoice": {"task": "mmlu"}}))], &[("/spec/suites/0", json!({"name": "a", "multipleChoice": {}}))]),
         case(Deployment, "minReplicas must not exceed", &[("/spec/autoscaling", json!({"minReplicas": 1, "maxReplicas": 1}))], &[("/spec/autoscaling", json!({"minReplicas": 2, "maxReplicas": 1}))]),
+        case(Deployment, "either route or rollout.abort", &[("/spec/route", json!({"parentRefs": [{"name": "g"}]}))], &[("/spec/route", json!({"parentRefs": [{"name": "g"}]})), ("/spec/rollout", json!({"abort": {"errorRate": 0.1}}))]),
         case(Deployment, "percents of steps must rise", &[("/spec/rollout", json!({"steps": [window, {"percent": 50}]}))], &[("/spec/rollout", json!({"steps": [{"percent": 50}, {"percent": 50}]}))]),
         case(Deployment, "errorRate or p99TimeToFirstTokenMs", &[("/spec/rollout", json!({"abort": {"errorRate": 0.1}}))], &[("/spec/rollout", json!({"abort": {}}))]),
     ]);

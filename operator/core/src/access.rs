@@ -117,6 +117,12 @@ pub const TABLE: &[Grant] = &[
         "run configurations, traffic weights, names of servers and ranks",
     ),
     grant(
+        "gateway.networking.k8s.io",
+        &["httproutes"],
+        &["get", "create", "patch", "delete"],
+        "the division of traffic, said to the Gateways of spec.route",
+    ),
+    grant(
         "",
         &["pods"],
         &["list", "watch"],

@@ -2,6 +2,7 @@
 
 mod candidate;
 mod gate;
+mod gateway;
 mod observe;
 mod plan;
 mod render;

@@ -36,6 +36,8 @@ pub const SINCE: &str = "bessemer.dev/since";
 pub const STEP: &str = "bessemer.dev/step";
 /// Annotation of a router's configuration: `requests/errors` of the candidate when its rollout began.
 pub const BASELINE: &str = "bessemer.dev/baseline";
+/// Annotation of a router's configuration: what tells a Gateway of it.
+pub const GATEWAY: &str = "bessemer.dev/gateway";
 /// Annotation of a router's configuration: the revision that has passed its rollout.
 pub const STABLE: &str = "bessemer.dev/stable";
 /// Annotation of a router's configuration: the stable revision before.

@@ -38,6 +38,13 @@ pub enum Query {
         /// Base URL.
         url: String,
     },
+    /// The HTTPRoute of that name -> [`Answer::HttpRoute`]; [`Answer::Refused`] where there is no Gateway API.
+    HttpRoute {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+    },
     /// One short completion (`max_tokens` 1, temperature 0) -> [`Answer::Completion`].
     Completion {
         /// Base URL.
@@ -67,6 +74,8 @@ pub enum Answer {
     Checkpoint(Option<Checkpoint>),
     /// The router's own numbers.
     Route(RouteStatus),
+    /// The object as the API server has it, or nothing.
+    HttpRoute(Option<Value>),
     /// The candidate answered.
     Completion(Completion),
     /// Hex digests.

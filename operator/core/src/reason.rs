@@ -102,6 +102,10 @@ reasons! {
     CANDIDATE_UNHEALTHY = "CandidateUnhealthy", "Look at the logs of the candidate's pods; change the spec to try again.";
     /// The router is starting.
     ROUTER_STARTING = "RouterStarting", "";
+    /// The Gateway API is not there for spec.route.
+    GATEWAY_UNAVAILABLE = "GatewayUnavailable", "Install the Gateway API's definitions and upgrade the chart, or remove spec.route.";
+    /// A Gateway does not use the HTTPRoute.
+    ROUTE_NOT_ACCEPTED = "RouteNotAccepted", "Look at the status of the HTTPRoute and of the Gateways of spec.route.parentRefs.";
     /// Traffic moves to the candidate in steps.
     ROLLING_OUT = "RollingOut", "";
     /// The candidate broke a limit of spec.rollout.abort.

@@ -119,7 +119,6 @@ pub const TABLE: &[Unimplemented] = &[
     no(Deployment, "engine", Is(&["VLLM", "TensorRTLLM"])),
     no(Deployment, "quantization", Is(&["INT8", "FP8"])),
     no(Deployment, "autoscaling", Present),
-    no(Deployment, "route", Present),
     no(Deployment, "rollout.shadow", True),
     no(Deployment, "filter", Present),
     no(Deployment, "retrieval", Present),

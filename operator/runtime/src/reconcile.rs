@@ -251,6 +251,10 @@ impl Reconciler {
                 "Route",
                 tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
             ),
+            Query::HttpRoute { .. } => (
+                "HttpRoute",
+                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
+            ),
             Query::Completion { .. } => (
                 "Completion",
                 tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
@@ -289,6 +293,9 @@ impl Reconciler {
             }
             Query::Manifest { uri } => Answer::Run(self.outside.manifest(uri).await?),
             Query::Route { url } => Answer::Route(self.outside.route(url).await?),
+            Query::HttpRoute { namespace, name } => {
+                Answer::HttpRoute(self.http_route(namespace, name).await?)
+            }
             Query::Completion {
                 url,
                 model,
@@ -305,6 +312,23 @@ impl Reconciler {
                 Answer::DigestsInUse(self.digests_in_use(object).await?)
             }
         })
+    }
+
+    async fn http_route(&self, namespace: &str, name: &str) -> Result<Option<Value>, Trouble> {
+        let target = Target {
+            api_version: "gateway.networking.k8s.io/v1".into(),
+            kind: "HTTPRoute".into(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        let found = self.remote.find(&target).await;
+        let found = found.map_err(|error| match error {
+            remote::Error::NoKind { .. } | remote::Error::Forbidden { .. } => {
+                Trouble::Refused(error.to_string())
+            }
+            _ => Trouble::Unavailable(error.to_string()),
+        })?;
+        Ok(found.and_then(|object| serde_json::to_value(object).ok()))
     }
 
     async fn api_key(&self, namespace: &str, name: &str) -> Result<String, Trouble> {

@@ -153,12 +153,20 @@ pub enum Error {
         reason: String,
     },
     /// The operator may not do this.
-    #[error("not allowed to write {target}: {reason}; check the operator's roles")]
+    #[error("not allowed to use {target}: {reason}; check the operator's roles")]
     Forbidden {
         /// Which object.
         target: String,
         /// The server's words.
         reason: String,
+    },
+    /// The API server does not know the kind.
+    #[error("{target}: the API server knows no {kind}")]
+    NoKind {
+        /// Which object.
+        target: String,
+        /// `kind` of `group/version`.
+        kind: String,
     },
     /// Any other trouble on the way.
     #[error("{target}: {source}")]
@@ -187,6 +195,7 @@ impl Error {
             Self::Foreign { .. } => "NameTaken",
             Self::Refused { .. } => "ObjectRefused",
             Self::Forbidden { .. } => "Forbidden",
+            Self::NoKind { .. } => "NoKind",
             Self::Request { .. } => "ApiError",
             Self::Malformed { .. } => "PlanMalformed",
         }
@@ -286,6 +295,33 @@ impl Remote {
     pub async fn look(&self, target: &Target) -> Result<Option<DynamicObject>, Error> {
         let api = self.api(target)?;
         self.call(target, api.get_opt(&target.name)).await
+    }
+
+    /// As [`Remote::look`], for a kind that need not be installed.
+    ///
+    /// # Errors
+    /// [`Error::NoKind`] if it is not; otherwise trouble on the way.
+    pub async fn find(&self, target: &Target) -> Result<Option<DynamicObject>, Error> {
+        let api = self.api(target)?;
+        match tokio::time::timeout(DEADLINE, api.get(&target.name)).await {
+            Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
+                // Of a known kind the server names the object.
+                let named = status
+                    .details
+                    .is_some_and(|details| details.name == target.name);
+                if named {
+                    return Ok(None);
+                }
+                Err(Error::NoKind {
+                    target: target.to_string(),
+                    kind: format!("{} of {}", target.kind, target.api_version),
+                })
+            }
+            Ok(answer) => answer.map(Some).map_err(|e| Error::from_kube(target, e)),
+            Err(_) => Err(Error::NoAnswer {
+                target: target.to_string(),
+            }),
+        }
     }
 
     /// The object as the server has it now; the caches learn it too.

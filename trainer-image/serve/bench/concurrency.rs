@@ -306,10 +306,7 @@ fn gpu_peer(root: &Path) {
         .expect("the peer");
     print!("{}", String::from_utf8_lossy(&output.stdout));
     if !output.status.success() {
-        println!(
-            "peer skipped: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        println!("peer skipped: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

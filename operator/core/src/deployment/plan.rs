@@ -39,7 +39,7 @@ pub(super) fn plan(observed: &Observed<ModelDeployment>, settings: &Settings) ->
         Some(desired) => rollout.advance(desired),
         None => rollout.hold(),
     };
-    if let Err(queries) = moved {
+    if let Err(queries) = moved.and_then(|()| rollout.expose()) {
         return Plan::ask(queries);
     }
     rollout.settle();

@@ -50,7 +50,7 @@ pub(super) fn selector(object: &ModelDeployment) -> String {
     )
 }
 
-fn metadata(object: &ModelDeployment, short: &str, annotations: Value) -> Value {
+pub(super) fn metadata(object: &ModelDeployment, short: &str, annotations: Value) -> Value {
     json!({
         "name": name(object, short), "namespace": object.key().namespace, "labels": labels(object, short),
         "annotations": annotations, "ownerReferences": [owner(object)]

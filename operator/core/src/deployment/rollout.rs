@@ -23,7 +23,7 @@ use crate::settings::Settings;
 /// Seconds between two looks at a router during a rollout.
 pub(super) const LOOK_SECONDS: u64 = 5;
 /// Seconds between two looks at a router at rest, for the speed in status.
-const REST_SECONDS: u64 = 60;
+pub(super) const REST_SECONDS: u64 = 60;
 
 pub(super) type Asked = Result<(), Vec<Query>>;
 
@@ -45,6 +45,8 @@ pub(super) struct Rollout<'a> {
     pub route: Option<RouteStatus>,
     pub told: Told,
     pub actions: Vec<Action>,
+    /// What becomes of the HTTPRoute, after the router's configuration: that is what a stale plan stops at.
+    pub(super) exposed: Vec<Action>,
     pub requeue: Option<u64>,
 }
 
@@ -63,6 +65,7 @@ impl<'a> Rollout<'a> {
             route: None,
             told: Told::new(Verdict::InProgress, reason::ACCEPTED, "accepted"),
             actions: Vec::new(),
+            exposed: Vec::new(),
             requeue: None,
         }
     }
@@ -276,6 +279,9 @@ impl<'a> Rollout<'a> {
         let since = self.traffic.since.unwrap_or(self.observed.now).as_second();
         let deadline = i64::try_from(self.settings.drain_deadline_seconds).unwrap_or(i64::MAX);
         let overdue = since.saturating_add(deadline) <= self.observed.now.as_second();
+        if self.traffic.gateway && !overdue {
+            return Ok(()); // the router does not see what a Gateway sends
+        }
         let revision = self.traffic.config(self.object()).revision;
         let idle: Vec<String> = if overdue {
             self.traffic
@@ -341,6 +347,7 @@ impl<'a> Rollout<'a> {
                 router.service,
             ));
         }
+        self.actions.append(&mut self.exposed);
         for short in revisions(self.observed) {
             let kept = self.traffic.stable.as_ref() == Some(&short)
                 || self.candidate.as_ref() == Some(&short);

@@ -112,7 +112,9 @@ pub(super) fn status(rollout: &Rollout<'_>, desired: Option<&Desired>) -> ModelD
 /// How far a Deployment is, by the stage it is in.
 fn progress(reason: Reason, serving: bool) -> Progress {
     let (stage, percent) = match reason {
-        reason::SERVING | reason::SCALING | reason::DRAINING => ("Serving", 100),
+        reason::SERVING | reason::SCALING | reason::DRAINING | reason::ROUTE_NOT_ACCEPTED => {
+            ("Serving", 100)
+        }
         reason::ROLLING_OUT => ("RollingOut", 80),
         reason::ROUTER_STARTING => ("RollingOut", 70),
         reason::CANDIDATE_CHECKING => ("Checking", 50),

@@ -30,6 +30,8 @@ pub(super) struct Traffic {
     pub since: Option<Timestamp>,
     /// Requests and errors of the candidate when its rollout began.
     pub baseline: (u64, u64),
+    /// Whether there is, or is about to be, an HTTPRoute.
+    pub gateway: bool,
 }
 
 /// The router's ConfigMap.
@@ -61,6 +63,7 @@ impl Traffic {
             step: note(label::STEP).and_then(|text| text.parse().ok()),
             since: note(label::SINCE).and_then(|text| text.parse().ok()),
             baseline: baseline.unwrap_or_default(),
+            gateway: note(label::GATEWAY).is_some(),
         }
     }
 
@@ -141,6 +144,7 @@ impl Traffic {
         note(label::PREVIOUS, self.previous.clone());
         note(label::STEP, self.step.map(|step| step.to_string()));
         note(label::SINCE, self.since.map(|since| since.to_string()));
+        note(label::GATEWAY, self.gateway.then(|| "HTTPRoute".into()));
         let (requests, errors) = self.baseline;
         note(
             label::BASELINE,

@@ -85,6 +85,8 @@ pub struct Cluster {
     pub mute: BTreeSet<String>,
     /// Router counters by digest: requests, errors, in flight, p99.
     pub counters: BTreeMap<String, (u64, u64, u64, Option<f64>)>,
+    /// Why there is no Gateway API.
+    pub no_gateway: Option<String>,
     /// Seconds until the router's pod sees a changed configuration.
     pub router_lag: i64,
     /// Configuration in force at the router, and since when.
@@ -173,6 +175,7 @@ impl Cluster {
             unready: BTreeSet::new(),
             mute: BTreeSet::new(),
             counters: BTreeMap::new(),
+            no_gateway: None,
             router_lag: 0,
             router: None,
             router_awaits: None,
@@ -533,7 +536,11 @@ impl Cluster {
 
     /// What the world answers.
     pub fn answer(&self, query: &Query) -> Answer {
-        if self.store_down && !matches!(query, Query::Route { .. } | Query::Completion { .. }) {
+        let of_store = !matches!(
+            query,
+            Query::Route { .. } | Query::HttpRoute { .. } | Query::Completion { .. }
+        );
+        if self.store_down && of_store {
             return Answer::Unavailable("the object store does not answer".into());
         }
         match query {
@@ -555,6 +562,15 @@ impl Cluster {
                         .flat_map(|p| p.digests())
                         .collect(),
                 )
+            }
+            Query::HttpRoute { name, .. } => {
+                let at = ("HTTPRoute".to_owned(), name.clone());
+                match &self.no_gateway {
+                    Some(why) => Answer::Refused(why.clone()),
+                    None => {
+                        Answer::HttpRoute(self.children.get(&at).map(|route| self.governed(route)))
+                    }
+                }
             }
             Query::Completion { url, .. } => {
                 let digest = self.digest_at(url).unwrap_or_default();
@@ -584,6 +600,29 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// `route` with the status of a Gateway's controller.
+    fn governed(&self, route: &Value) -> Value {
+        let mut route = route.clone();
+        let generation = route["metadata"]["generation"].clone();
+        let parents = route["spec"]["parentRefs"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let answers = parents
+            .iter()
+            .filter(|parent| parent["name"] != "absent")
+            .map(|parent| {
+                let refused = parent["name"] == "closed";
+                json!({"parentRef": parent, "controllerName": "test/controller", "conditions": [{
+                    "type": "Accepted", "status": if refused { "False" } else { "True" },
+                    "reason": if refused { "NotAllowedByListeners" } else { "Accepted" },
+                    "message": "as the test wants it", "observedGeneration": generation
+                }]})
+            });
+        route["status"] = json!({"parents": answers.collect::<Vec<_>>()});
+        route
     }
 
     fn digest_at(&self, url: &str) -> Option<String> {

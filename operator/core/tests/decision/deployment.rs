@@ -7,7 +7,7 @@ use crate::cluster::Cluster;
 use crate::fixture::{Chain, chain};
 use crate::kstatus::{Verdict, verdict};
 
-fn serving() -> (Cluster, Chain) {
+pub fn serving() -> (Cluster, Chain) {
     let mut cluster = Cluster::new();
     let chain = chain(&mut cluster);
     cluster.settle();
@@ -38,7 +38,7 @@ fn traffic(cluster: &Cluster, key: &Key) -> Vec<(String, i64)> {
 }
 
 /// What the router is told: (digest, weight) of each backend.
-fn routed(cluster: &Cluster) -> Vec<(String, i64)> {
+pub fn routed(cluster: &Cluster) -> Vec<(String, i64)> {
     let all = cluster.of_kind("ConfigMap");
     let Some(map) = all.iter().find(|map| {
         map["metadata"]["name"]
@@ -62,7 +62,7 @@ fn routed(cluster: &Cluster) -> Vec<(String, i64)> {
 }
 
 /// A new version of the tuned model; returns (old, new) digests.
-fn retune(cluster: &mut Cluster, chain: &Chain) -> (String, String) {
+pub fn retune(cluster: &mut Cluster, chain: &Chain) -> (String, String) {
     let old = digest(cluster, &chain.chat);
     cluster.edit(&chain.chat, |spec| spec["training"]["seed"] = json!(9));
     for _ in 0..20 {

@@ -64,6 +64,7 @@ fn rich(kind: KindName) -> Value {
         KindName::Deployment => {
             let mut spec = served("FineTune", "chat", "score");
             spec["auth"] = json!({"apiKeysSecretRef": {"name": "keys"}});
+            spec["route"] = json!({"parentRefs": [{"name": "gate", "namespace": "edge"}], "hostnames": ["a.example"]});
             spec
         }
     };

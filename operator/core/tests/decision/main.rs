@@ -12,6 +12,7 @@ mod cluster;
 mod deployment;
 mod field;
 mod fixture;
+mod gateway;
 mod gitops;
 mod kstatus;
 mod property;
