@@ -9,7 +9,8 @@ bin=${BESSEMER_BIN:-$cache/bin}
 export GOCACHE=${GOCACHE:-$cache/go-build}
 mkdir -p "$bin"
 
-# name, folder of its go.mod, package ("." is our own main in that folder), module that gives the version
+# name, folder of its go.mod, package ("." is our own main in that folder, one of .yaml a file of the module), module that gives
+# the version
 tools="
 etcd                    etcd        go.etcd.io/etcd/server/v3                      go.etcd.io/etcd/server/v3
 kube-apiserver          kubernetes  k8s.io/kubernetes/cmd/kube-apiserver           k8s.io/kubernetes
@@ -32,6 +33,7 @@ cni/loopback            cni         github.com/containernetworking/plugins/plugi
 cni/host-local          cni         github.com/containernetworking/plugins/plugins/ipam/host-local  github.com/containernetworking/plugins
 cni/portmap             cni         github.com/containernetworking/plugins/plugins/meta/portmap     github.com/containernetworking/plugins
 coredns                 coredns     github.com/coredns/coredns                     github.com/coredns/coredns
+httproutes.crd.yaml     gateway     config/crd/standard/gateway.networking.k8s.io_httproutes.yaml       sigs.k8s.io/gateway-api
 kustomize-controller    flux        github.com/fluxcd/kustomize-controller         github.com/fluxcd/kustomize-controller
 versitygw               versitygw   github.com/versity/versitygw/cmd/versitygw     github.com/versity/versitygw
 "
@@ -54,7 +56,7 @@ for name in "$@"; do
   [ "$name" = etcd ] && stamp=etcd-$version
   [ "$package" = . ] && stamp+=-$(cat "$here/$folder"/*.go | sha256sum | cut -c 1-12)
   target=$bin/$name
-  if [ -x "$target" ] && [ "$(cat "$target.version" 2>/dev/null)" = "$stamp" ]; then continue; fi
+  if [ -e "$target" ] && [ "$(cat "$target.version" 2>/dev/null)" = "$stamp" ]; then continue; fi
   if [ -n "$missing" ]; then echo "$name"; continue; fi
   command -v go >/dev/null || { echo "go is missing: install Go 1.26 or newer to build $name" >&2; exit 1; }
   flags="-s -w" tags="" cgo=0
@@ -83,13 +85,17 @@ for name in "$@"; do
   echo "building $name $stamp" >&2
   mkdir -p "$(dirname "$target")"
   started=$SECONDS
-  (cd "$here/$folder" && CGO_ENABLED=$cgo GOFLAGS="-mod=readonly ${GOFLAGS:-}" nice -n "${BESSEMER_NICE:-10}" \
-    go build -trimpath -tags "$tags" -ldflags "$flags" -o "$target.new" "$package")
+  sources() { (cd "$here/$folder" && go mod download "$module" && go list -mod=readonly -m -f '{{.Dir}}' "$module"); }
+  case $package in
+    *.yaml) install -m 644 "$(sources)/$package" "$target.new" ;;
+    *) (cd "$here/$folder" && CGO_ENABLED=$cgo GOFLAGS="-mod=readonly ${GOFLAGS:-}" nice -n "${BESSEMER_NICE:-10}" \
+      go build -trimpath -tags "$tags" -ldflags "$flags" -o "$target.new" "$package") ;;
+  esac
   if [ "$name" = kustomize-controller ]; then
-    modules=$(cd "$here/$folder" && go list -mod=readonly -m -f '{{.Dir}}' "$module")
+    modules=$(sources)
     install -m 644 "$modules"/config/crd/bases/*.yaml "$target.crd.yaml"
   fi
   mv "$target.new" "$target"
   echo "$stamp" > "$target.version"
-  echo "built $name in $((SECONDS - started)) s, $(($(stat -c %s "$target") / 1000000)) MB" >&2
+  echo "built $name in $((SECONDS - started)) s, $(($(stat -c %s "$target") / 1000)) kB" >&2
 done

@@ -10,7 +10,7 @@ use bessemer_protocol::Storage;
 use bessemer_runtime::clock::{Clock, Random, SteppedClock, SystemClock};
 use bessemer_runtime::metric::Metrics;
 use bessemer_runtime::outside::{Artefacts, Live};
-use bessemer_runtime::{Config, Parts, client, lease, run, telemetry};
+use bessemer_runtime::{Config, Parts, client, definition, lease, run, telemetry};
 use bessemer_store::{Layout, S3Settings, S3Store};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -165,6 +165,9 @@ async fn operate(arguments: Arguments) -> Result<(), (&'static str, String)> {
         stopping.cancel();
     });
     let client = connect()?;
+    definition::check(&client)
+        .await
+        .map_err(|e| (e.category(), e.to_string()))?;
     let configuration = configuration(&arguments).map_err(|e| (e.category(), e.to_string()))?;
     run(client, configuration, parts, stop)
         .await

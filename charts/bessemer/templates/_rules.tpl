@@ -32,6 +32,10 @@
 - apiGroups: [""]
   resources: ["pods"]
   verbs: ["list", "watch"]
+# why a Job has no pod: only the Event of its controller says it
+- apiGroups: [""]
+  resources: ["events"]
+  verbs: ["list"]
 # Events for people; repeated ones are counted
 - apiGroups: ["events.k8s.io"]
   resources: ["events"]

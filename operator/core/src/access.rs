@@ -129,6 +129,12 @@ pub const TABLE: &[Grant] = &[
         "why a run ended or waits; who may report progress",
     ),
     grant(
+        "",
+        &["events"],
+        &["list"],
+        "why a Job has no pod: only the Event of its controller says it",
+    ),
+    grant(
         "events.k8s.io",
         &["events"],
         &["create", "get", "update"],

@@ -45,6 +45,13 @@ pub enum Query {
         /// Name.
         name: String,
     },
+    /// Why a controller creates no pods for a Job, from its newest Event -> [`Answer::Refusal`].
+    PodRefusal {
+        /// Namespace.
+        namespace: String,
+        /// UID of the Job.
+        job: String,
+    },
     /// One short completion (`max_tokens` 1, temperature 0) -> [`Answer::Completion`].
     Completion {
         /// Base URL.
@@ -76,6 +83,8 @@ pub enum Answer {
     Route(RouteStatus),
     /// The object as the API server has it, or nothing.
     HttpRoute(Option<Value>),
+    /// The API server's words, or nothing.
+    Refusal(Option<String>),
     /// The candidate answered.
     Completion(Completion),
     /// Hex digests.

@@ -56,6 +56,8 @@ reasons! {
     QUEUED = "Queued", "Wait for quota, or look at the Kueue Workload of the Job.";
     /// The Job has no running pod yet.
     STARTING = "Starting", "";
+    /// Something refuses the pod before any node sees it.
+    POD_REFUSED = "PodRefused", "Raise the namespace's quota or change its policy, or ask for less.";
     /// No node takes the pod.
     UNSCHEDULABLE = "Unschedulable", "Ask for less, or add nodes that fit.";
     /// The image cannot be pulled.

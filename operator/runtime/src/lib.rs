@@ -7,6 +7,7 @@ pub mod cache;
 pub mod client;
 pub mod clock;
 pub mod cluster;
+pub mod definition;
 pub mod event;
 mod execute;
 mod http;

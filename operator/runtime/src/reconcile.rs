@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bessemer_core::{Answer, Facts, Key, Plan, Query, Received, Settings, label, observe, reason};
-use k8s_openapi::api::core::v1::{ObjectReference, Secret};
+use k8s_openapi::api::core::v1::{Event, ObjectReference, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource};
@@ -255,6 +255,10 @@ impl Reconciler {
                 "HttpRoute",
                 tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
             ),
+            Query::PodRefusal { .. } => (
+                "PodRefusal",
+                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
+            ),
             Query::Completion { .. } => (
                 "Completion",
                 tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
@@ -296,6 +300,9 @@ impl Reconciler {
             Query::HttpRoute { namespace, name } => {
                 Answer::HttpRoute(self.http_route(namespace, name).await?)
             }
+            Query::PodRefusal { namespace, job } => {
+                Answer::Refusal(self.pod_refusal(namespace, job).await?)
+            }
             Query::Completion {
                 url,
                 model,
@@ -314,7 +321,11 @@ impl Reconciler {
         })
     }
 
-    async fn http_route(&self, namespace: &str, name: &str) -> Result<Option<Value>, Trouble> {
+    async fn http_route(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<serde_json::Value>, Trouble> {
         let target = Target {
             api_version: "gateway.networking.k8s.io/v1".into(),
             kind: "HTTPRoute".into(),
@@ -329,6 +340,20 @@ impl Reconciler {
             _ => Trouble::Unavailable(error.to_string()),
         })?;
         Ok(found.and_then(|object| serde_json::to_value(object).ok()))
+    }
+
+    async fn pod_refusal(&self, namespace: &str, job: &str) -> Result<Option<String>, Trouble> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let fields = format!("involvedObject.uid={job},reason=FailedCreate");
+        let list = api.list(&ListParams::default().fields(&fields)).await;
+        let list = list.map_err(|e| {
+            Trouble::Unavailable(format!("Events of {namespace} cannot be listed: {e}"))
+        })?;
+        let newest = list.items.into_iter().max_by_key(|event| {
+            let counted = event.last_timestamp.as_ref().map(|time| time.0);
+            counted.or_else(|| event.event_time.as_ref().map(|time| time.0))
+        });
+        Ok(newest.and_then(|event| event.message))
     }
 
     async fn api_key(&self, namespace: &str, name: &str) -> Result<String, Trouble> {

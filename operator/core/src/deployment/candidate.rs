@@ -87,7 +87,9 @@ impl Rollout<'_> {
             self.reject(desired, reason::CANDIDATE_UNHEALTHY, &end);
             return Ok(());
         }
-        let why = pods(self.observed, short).find_map(hindrance);
+        let why = pods(self.observed, short)
+            .find_map(hindrance)
+            .or_else(|| revision.refusal());
         if left <= 0 || revision.gave_up() {
             let seconds = self.object().spec.progress_deadline_seconds;
             let why = why

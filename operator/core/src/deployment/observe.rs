@@ -10,6 +10,7 @@ use crate::dependency::model_reference;
 use crate::kind::{Kind, Observed};
 use crate::label;
 use crate::peer::{Edge, Key, Peer, Reference};
+use crate::reason::{self, Reason};
 
 pub(super) fn references(object: &ModelDeployment) -> Vec<Reference> {
     let namespace = object.key().namespace;
@@ -133,6 +134,17 @@ impl<'a> Revision<'a> {
                 condition.type_ == "Progressing"
                     && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
             })
+    }
+
+    /// Why its pods are not even created, in the API server's words.
+    pub fn refusal(&self) -> Option<(Reason, String)> {
+        let status = self.deployment?.status.as_ref()?;
+        let mut all = status.conditions.iter().flatten();
+        let found = all.find(|c| c.type_ == "ReplicaFailure" && c.status == "True")?;
+        Some((
+            reason::POD_REFUSED,
+            found.message.clone().unwrap_or_default(),
+        ))
     }
 
     /// An annotation of the servers' Deployment.

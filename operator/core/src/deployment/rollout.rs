@@ -188,16 +188,22 @@ impl<'a> Rollout<'a> {
         self.measure()?;
         let revision = Revision::of(self.observed, short);
         let digest: String = desired.model.digest.chars().take(12).collect();
-        if Revision::of(self.observed, ROUTER).ready() < 1 {
-            self.in_progress(reason::ROUTER_STARTING, "the router is starting");
-        } else if revision.ready() < wanted {
+        let hindered = |short: &str| {
+            let refused = || Revision::of(self.observed, short).refusal();
             let why = pods(self.observed, short)
                 .find_map(hindrance)
-                .map(|(_, message)| format!(": {message}"));
+                .or_else(refused);
+            why.map(|(_, message)| format!(": {message}"))
+                .unwrap_or_default()
+        };
+        if Revision::of(self.observed, ROUTER).ready() < 1 {
+            let message = format!("the router is starting{}", hindered(ROUTER));
+            self.in_progress(reason::ROUTER_STARTING, message);
+        } else if revision.ready() < wanted {
             let message = format!(
                 "{} of {wanted} servers are ready{}",
                 revision.ready(),
-                why.unwrap_or_default()
+                hindered(short)
             );
             self.in_progress(reason::SCALING, message);
         } else if self

@@ -120,6 +120,7 @@ fn progress(reason: Reason, serving: bool) -> Progress {
         reason::CANDIDATE_CHECKING => ("Checking", 50),
         reason::CANDIDATE_STARTING
         | reason::UNSCHEDULABLE
+        | reason::POD_REFUSED
         | reason::IMAGE_UNAVAILABLE
         | reason::CONTAINER_CONFIG => ("Starting", 25),
         reason::GATE_PENDING => ("Gates", 10),

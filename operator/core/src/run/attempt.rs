@@ -17,6 +17,8 @@ pub enum Outcome {
         /// Pods that are still there.
         pods: bool,
     },
+    /// The Job's controller has created no pod yet.
+    Podless,
     /// No pod is running yet, for this reason.
     Starting(Reason, String),
     /// A pod is running, or has ended and the Job does not say so yet.
@@ -142,20 +144,13 @@ fn outcome(job: &Job, pods: &[Pod]) -> Outcome {
     if counted || own.iter().any(|pod| phase(pod) != "Pending") {
         return Outcome::Running;
     }
+    if own.is_empty() {
+        return Outcome::Podless;
+    }
     let (reason, message) = own
         .iter()
         .find_map(|pod| hindrance(pod))
-        .unwrap_or_else(|| {
-            (
-                reason::STARTING,
-                if own.is_empty() {
-                    "waiting for the pod"
-                } else {
-                    "the pod is starting"
-                }
-                .into(),
-            )
-        });
+        .unwrap_or_else(|| (reason::STARTING, "the pod is starting".into()));
     Outcome::Starting(reason, message)
 }
 

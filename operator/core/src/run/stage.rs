@@ -20,6 +20,8 @@ use crate::query::{Answer, Artefact, Checkpoint, Query, Received};
 use crate::reason::{self, Reason};
 use crate::settings::Settings;
 
+/// Seconds that a Job may be without a pod before it is asked why.
+const POD_SECONDS: u64 = 10;
 /// Seconds until a store that did not answer is asked again.
 const STORE_SECONDS: u64 = 10;
 
@@ -101,6 +103,7 @@ impl<'a, K: RunKind> Stage<'a, K> {
             }
             Some(last) => match &last.outcome {
                 Outcome::Held { .. } => self.held(&mut plan, last),
+                Outcome::Podless => self.podless(&mut plan, last)?,
                 Outcome::Starting(reason, message) => {
                     self.tell(&mut plan, *reason, message.clone())
                 }
@@ -394,6 +397,29 @@ impl<'a, K: RunKind> Stage<'a, K> {
             None,
             None,
         );
+    }
+
+    /// Pods come within a second unless something refuses them: a quota, a policy.
+    fn podless(&self, plan: &mut Plan, last: &Attempt<'a>) -> Result<(), Vec<Query>> {
+        let since = attempt::started(last.job).map_or(0, Timestamp::as_second);
+        let waited = u64::try_from(self.observed.now.as_second() - since).unwrap_or(0);
+        let mut told = (reason::STARTING, "waiting for the pod".to_owned());
+        if waited >= POD_SECONDS {
+            let query = Query::PodRefusal {
+                namespace: self.observed.object.key().namespace,
+                job: last.job.uid().unwrap_or_default(),
+            };
+            match self.observed.facts.get(&query) {
+                None => return Err(vec![query]),
+                Some(Answer::Refusal(Some(words))) => told = (reason::POD_REFUSED, words.clone()),
+                Some(_) => {}
+            }
+        }
+        self.tell(plan, told.0, told.1);
+        // The longer it lasts, the rarer it is asked for.
+        let again = (waited / 2).clamp(POD_SECONDS, 600);
+        plan.requeue = Some(plan.requeue.map_or(again, |known| known.min(again)));
+        Ok(())
     }
 
     fn tell(&self, plan: &mut Plan, reason: Reason, message: String) {

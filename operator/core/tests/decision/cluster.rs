@@ -85,6 +85,8 @@ pub struct Cluster {
     pub mute: BTreeSet<String>,
     /// Router counters by digest: requests, errors, in flight, p99.
     pub counters: BTreeMap<String, (u64, u64, u64, Option<f64>)>,
+    /// Why no pod is created.
+    pub quota: Option<String>,
     /// Why there is no Gateway API.
     pub no_gateway: Option<String>,
     /// Seconds until the router's pod sees a changed configuration.
@@ -175,6 +177,7 @@ impl Cluster {
             unready: BTreeSet::new(),
             mute: BTreeSet::new(),
             counters: BTreeMap::new(),
+            quota: None,
             no_gateway: None,
             router_lag: 0,
             router: None,
@@ -538,7 +541,10 @@ impl Cluster {
     pub fn answer(&self, query: &Query) -> Answer {
         let of_store = !matches!(
             query,
-            Query::Route { .. } | Query::HttpRoute { .. } | Query::Completion { .. }
+            Query::Route { .. }
+                | Query::HttpRoute { .. }
+                | Query::PodRefusal { .. }
+                | Query::Completion { .. }
         );
         if self.store_down && of_store {
             return Answer::Unavailable("the object store does not answer".into());
@@ -563,6 +569,7 @@ impl Cluster {
                         .collect(),
                 )
             }
+            Query::PodRefusal { .. } => Answer::Refusal(self.quota.clone()),
             Query::HttpRoute { name, .. } => {
                 let at = ("HTTPRoute".to_owned(), name.clone());
                 match &self.no_gateway {
@@ -600,29 +607,6 @@ impl Cluster {
                 }
             }
         }
-    }
-
-    /// `route` with the status of a Gateway's controller.
-    fn governed(&self, route: &Value) -> Value {
-        let mut route = route.clone();
-        let generation = route["metadata"]["generation"].clone();
-        let parents = route["spec"]["parentRefs"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        let answers = parents
-            .iter()
-            .filter(|parent| parent["name"] != "absent")
-            .map(|parent| {
-                let refused = parent["name"] == "closed";
-                json!({"parentRef": parent, "controllerName": "test/controller", "conditions": [{
-                    "type": "Accepted", "status": if refused { "False" } else { "True" },
-                    "reason": if refused { "NotAllowedByListeners" } else { "Accepted" },
-                    "message": "as the test wants it", "observedGeneration": generation
-                }]})
-            });
-        route["status"] = json!({"parents": answers.collect::<Vec<_>>()});
-        route
     }
 
     fn digest_at(&self, url: &str) -> Option<String> {

@@ -6,6 +6,31 @@ use crate::cluster::Cluster;
 use crate::deployment::{retune, routed, serving};
 use crate::fixture::Chain;
 
+impl Cluster {
+    /// `route` with the status of a Gateway's controller.
+    pub fn governed(&self, route: &Value) -> Value {
+        let mut route = route.clone();
+        let generation = route["metadata"]["generation"].clone();
+        let parents = route["spec"]["parentRefs"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let answers = parents
+            .iter()
+            .filter(|parent| parent["name"] != "absent")
+            .map(|parent| {
+                let refused = parent["name"] == "closed";
+                json!({"parentRef": parent, "controllerName": "test/controller", "conditions": [{
+                    "type": "Accepted", "status": if refused { "False" } else { "True" },
+                    "reason": if refused { "NotAllowedByListeners" } else { "Accepted" },
+                    "message": "as the test wants it", "observedGeneration": generation
+                }]})
+            });
+        route["status"] = json!({"parents": answers.collect::<Vec<_>>()});
+        route
+    }
+}
+
 fn routed_by(parent: &str) -> Value {
     json!({"parentRefs": [{"name": parent}], "hostnames": ["models.example"]})
 }

@@ -78,6 +78,9 @@ impl Cluster {
         }
         let now = self.time().to_string();
         let Some(mut live) = self.children.get(&pod).cloned() else {
+            if self.quota.is_some() {
+                return;
+            }
             job["status"] = json!({"startTime": now, "active": 1});
             let labels = job["spec"]["template"]["metadata"]["labels"].clone();
             let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": name, "controller": true,
@@ -195,15 +198,20 @@ impl Cluster {
                 .unwrap_or_default()
                 .to_owned();
             let replicas = value["spec"]["replicas"].as_i64().unwrap_or(1);
-            let ready = if self.unready.contains(&digest) {
+            let ready = if self.unready.contains(&digest) || self.quota.is_some() {
                 0
             } else {
                 replicas
             };
-            let status = json!({
+            let mut status = json!({
                 "observedGeneration": value["metadata"]["generation"], "replicas": replicas, "updatedReplicas": replicas,
                 "readyReplicas": ready, "availableReplicas": ready
             });
+            if let Some(words) = &self.quota {
+                status["conditions"] = json!([{
+                    "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": words
+                }]);
+            }
             if value["status"] != status {
                 value["status"] = status;
                 self.bump(&mut value);
