@@ -353,7 +353,7 @@ pub struct Decontaminate {
     /// Words of an overlapping span.
     #[serde(default = "ngram")]
     #[schemars(range(min = 5, max = 50))]
-    pub n: i32,
+    pub ngram: i32,
 }
 
 fn ngram() -> i32 {

@@ -119,6 +119,24 @@ fn strings_and_lists_of_specs_are_bounded() {
 }
 
 /// No unsigned format (unknown to Kubernetes) and no combinators outside int-or-string.
+/// `kubectl` and Helm read YAML 1.1, where such a key is a boolean: the field would be called `false`.
+#[test]
+fn no_field_is_a_boolean_to_yaml() {
+    fn visit(node: &Value, at: &str) {
+        for (name, child) in node.as_object().into_iter().flatten() {
+            if at.ends_with("/properties") {
+                let word = name.to_lowercase();
+                let booleans = ["n", "no", "y", "yes", "on", "off", "true", "false"];
+                assert!(!booleans.contains(&word.as_str()), "{at}/{name}");
+            }
+            visit(child, &format!("{at}/{name}"));
+        }
+    }
+    for definition in definitions() {
+        visit(&serde_json::to_value(definition).unwrap(), "");
+    }
+}
+
 #[test]
 fn schemas_are_structural() {
     for kind in Kind::ALL {

@@ -45,6 +45,27 @@ absent_bucket() {
   says bucketless '(StorageUnavailable|Environment)' 'bucket nowhere does not exist'
   helm rollback bessemer 1 -n "$system" --wait --timeout 120s
 }
+# The operator's own process, as it would end in its pod.
+refuses_to_start() { # PART-OF-MESSAGE
+  fails timeout 30 "$binaries/bessemer-operator" --image none --bucket none --health-address 127.0.0.1:0 --intake-address 127.0.0.1:0 2> "$work/said"
+  grep -F "$1" "$work/said" || { cat "$work/said"; return 1; }
+}
+missing_definitions() { refuses_to_start 'DefinitionsMissing: the API server knows no bessemer.dev/v1alpha1; install charts/bessemer-crds'; }
+older_definitions() {
+  kubectl get crd deployments.bessemer.dev -o json | jq 'del(.metadata.managedFields, .metadata.resourceVersion)' > "$work/crd.json"
+  kubectl patch crd deployments.bessemer.dev --type json -p '[{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/route"},
+    {"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/x-kubernetes-validations", "value": []}]'
+  within 60 refuses_to_start 'DefinitionsOld: the cluster'"'"'s definitions are older than this operator: Deployment has no spec.route; upgrade charts/bessemer-crds'
+  kubectl replace -f "$work/crd.json"
+}
+quota_exceeded() {
+  namespace quota
+  kubectl -n quota create quota none --hard=pods=0
+  lonely s3://fixture/text | kubectl -n quota apply -f -
+  says quota PodRefused 'exceeded quota: none'
+  kubectl -n quota delete quota none
+  ready quota 300s || tell quota # and it goes on by itself
+}
 bad_input() {
   check a_namespace_without_keys_is_named without_keys
   check wrong_keys_are_named wrong_keys
@@ -52,4 +73,6 @@ bad_input() {
   check what_no_node_can_hold_is_named no_node_fits
   check an_absent_image_is_named absent_image
   check an_absent_bucket_of_the_operator_is_named absent_bucket
+  check an_exceeded_quota_is_named quota_exceeded
+  check older_definitions_are_named older_definitions
 }
