@@ -304,7 +304,8 @@ impl Remote {
     pub async fn find(&self, target: &Target) -> Result<Option<DynamicObject>, Error> {
         let api = self.api(target)?;
         match tokio::time::timeout(DEADLINE, api.get(&target.name)).await {
-            Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
+            // kube does not take the plain text that answers for an unknown kind for a NotFound.
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
                 // Of a known kind the server names the object.
                 let named = status
                     .details
