@@ -245,12 +245,12 @@ pub fn lives(api: &Api, path: &str) -> bool {
         .any(|(at, object)| at == path && text(&object, "/metadata/deletionTimestamp").is_empty())
 }
 
-/// The object, other than that of `path`, whose status refers to `digest`, with the fields that do. The verdicts of gates
-/// and conditions tell of what was judged, which may be gone.
+/// The object, other than that of `path`, that is not being deleted and whose status refers to `digest`, with the fields
+/// that do. The verdicts of gates and conditions tell of what was judged, which may be gone.
 #[must_use]
 pub fn holder(api: &Api, path: &str, digest: &str) -> Option<String> {
     placed(api)
-        .filter(|(at, _)| at != path)
+        .filter(|(at, object)| at != path && text(object, "/metadata/deletionTimestamp").is_empty())
         .find_map(|(at, object)| {
             let status = object.get("status")?.as_object()?;
             let fields: Vec<&str> = status

@@ -63,7 +63,7 @@ pub enum Query {
         /// The Deployment.
         object: Key,
     },
-    /// Digests that living objects other than `object` refer to, read live, never from a cache
+    /// Digests that objects other than `object` which are not being deleted refer to, read live, never from a cache
     /// -> [`Answer::DigestsInUse`] (see [`crate::peer::Peer::digests`]).
     DigestsInUse {
         /// The object that goes away.

@@ -405,7 +405,11 @@ impl Reconciler {
             let list = list.map_err(|e| {
                 Trouble::Unavailable(format!("{} cannot be listed: {e}", K::kind(&())))
             })?;
-            for object in list.items.iter().filter(|object| object.key() != *but) {
+            // One that is on its way out itself needs nothing any more.
+            let living = list.items.iter().filter(|object| {
+                object.key() != *but && object.meta().deletion_timestamp.is_none()
+            });
+            for object in living {
                 digests.extend(object.peer().digests());
             }
         }

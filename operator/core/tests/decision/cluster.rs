@@ -561,7 +561,10 @@ impl Cluster {
             ),
             Query::Checkpoint { .. } => Answer::Checkpoint(None),
             Query::DigestsInUse { object } => {
-                let others = self.objects.keys().filter(|key| *key != object);
+                let living = |key: &&Key| {
+                    *key != object && self.objects[*key]["metadata"]["deletionTimestamp"].is_null()
+                };
+                let others = self.objects.keys().filter(living);
                 Answer::DigestsInUse(
                     others
                         .filter_map(|key| self.peer(key))

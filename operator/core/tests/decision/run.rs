@@ -433,6 +433,30 @@ fn artefacts_go_with_the_object_only_where_asked_and_unused() {
 }
 
 #[test]
+fn what_is_deleted_at_once_leaves_nothing() {
+    let mut cluster = Cluster::new();
+    let (text, base) = (
+        key(KindName::Dataset, "text"),
+        key(KindName::PretrainJob, "base"),
+    );
+    let (mut source, mut run) = (dataset("Pretraining"), pretrain(&["text"]));
+    source["artifactPolicy"] = json!("Delete");
+    run["artifactPolicy"] = json!("Delete");
+    cluster.apply(KindName::Dataset, "text", source);
+    cluster.apply(KindName::PretrainJob, "base", run);
+    cluster.settle();
+    assert_eq!(cluster.store.len(), 2);
+    cluster.delete(&text);
+    cluster.delete(&base);
+    assert!(
+        cluster.objects.contains_key(&base),
+        "its finalizer holds it"
+    );
+    cluster.settle();
+    assert!(cluster.objects.is_empty() && cluster.store.is_empty());
+}
+
+#[test]
 fn a_finalizer_that_cannot_work_gives_up_and_says_what_is_left() {
     let mut cluster = Cluster::new();
     let text = key(KindName::Dataset, "text");
