@@ -207,6 +207,14 @@ impl Case {
                 .edit(&key, |spec| spec["suspend"] = json!(false));
         }
         self.cluster.settle();
+        // A run keeps the inputs it met: whoever wants the newest asks for it.
+        for (key, _) in self.objects.clone() {
+            if key.kind != KindName::Deployment {
+                self.cluster
+                    .edit(&key, |spec| spec["restartNonce"] = json!("end"));
+                self.cluster.settle();
+            }
+        }
     }
 
     /// P1: at the fixpoint no plan has anything to do.
