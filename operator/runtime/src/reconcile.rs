@@ -234,40 +234,17 @@ impl Reconciler {
     }
 
     async fn answer(&self, query: &Query) -> Answer {
-        let (word, asked) = match query {
-            Query::Run { .. } => (
-                "Run",
-                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
-            ),
-            Query::Checkpoint { .. } => (
-                "Checkpoint",
-                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
-            ),
-            Query::Manifest { .. } => (
-                "Manifest",
-                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
-            ),
-            Query::Route { .. } => (
-                "Route",
-                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
-            ),
-            Query::HttpRoute { .. } => (
-                "HttpRoute",
-                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
-            ),
-            Query::PodRefusal { .. } => (
-                "PodRefusal",
-                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
-            ),
-            Query::Completion { .. } => (
-                "Completion",
-                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
-            ),
-            Query::DigestsInUse { .. } => (
-                "DigestsInUse",
-                tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await,
-            ),
+        let word = match query {
+            Query::Run { .. } => "Run",
+            Query::Checkpoint { .. } => "Checkpoint",
+            Query::Manifest { .. } => "Manifest",
+            Query::Route { .. } => "Route",
+            Query::HttpRoute { .. } => "HttpRoute",
+            Query::PodRefusal { .. } => "PodRefusal",
+            Query::Completion { .. } => "Completion",
+            Query::DigestsInUse { .. } => "DigestsInUse",
         };
+        let asked = tokio::time::timeout(QUERY_DEADLINE, self.ask(query)).await;
         let answer = asked.unwrap_or_else(|_| {
             Err(Trouble::Unavailable(format!(
                 "no answer within {} s",

@@ -129,7 +129,6 @@ impl Rollout<'_> {
             None => return Err(vec![query]),
             Some(Answer::HttpRoute(live)) => live.as_ref(),
             Some(Answer::Refused(why)) => {
-                self.traffic.gateway = false;
                 if route.is_some()
                     && matches!(self.told.verdict, Verdict::Ready | Verdict::InProgress)
                 {

@@ -49,6 +49,12 @@ fn route(cluster: &Cluster) -> Option<&Value> {
     all.find(|child| child["kind"] == "HTTPRoute")
 }
 
+/// Where the HTTPRoute lies among the children.
+fn place(cluster: &Cluster) -> (String, String) {
+    let mut all = cluster.children.keys();
+    all.find(|(kind, _)| kind == "HTTPRoute").unwrap().clone()
+}
+
 /// Digest and weight of each backend of the HTTPRoute.
 fn divided(cluster: &Cluster) -> Vec<(String, i64)> {
     let route = route(cluster).unwrap();
@@ -147,13 +153,7 @@ fn an_old_revision_stays_until_the_deadline_as_the_router_does_not_see_its_reque
 fn what_others_change_is_repaired_and_it_goes_with_the_field() {
     let (mut cluster, chain) = exposed();
     let whole = route(&cluster).unwrap()["spec"].clone();
-    let at = cluster
-        .children
-        .iter()
-        .find(|((kind, _), _)| kind == "HTTPRoute")
-        .unwrap()
-        .0
-        .clone();
+    let at = place(&cluster);
     cluster.children.get_mut(&at).unwrap()["spec"]["rules"][0]["backendRefs"][0]["weight"] =
         json!(1);
     cluster.settle();
@@ -181,13 +181,7 @@ fn what_others_change_is_repaired_and_it_goes_with_the_field() {
 #[test]
 fn a_name_that_is_taken_is_left_alone() {
     let (mut cluster, chain) = exposed();
-    let at = cluster
-        .children
-        .iter()
-        .find(|((kind, _), _)| kind == "HTTPRoute")
-        .unwrap()
-        .0
-        .clone();
+    let at = place(&cluster);
     let other = cluster.objects[&chain.text]["metadata"]["uid"].clone();
     let foreign = cluster.children.get_mut(&at).unwrap();
     foreign["metadata"]["ownerReferences"][0]["uid"] = other;
