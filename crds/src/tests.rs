@@ -118,7 +118,6 @@ fn strings_and_lists_of_specs_are_bounded() {
     assert_eq!(open, Vec::<String>::new());
 }
 
-/// No unsigned format (unknown to Kubernetes) and no combinators outside int-or-string.
 /// `kubectl` and Helm read YAML 1.1, where such a key is a boolean: the field would be called `false`.
 #[test]
 fn no_field_is_a_boolean_to_yaml() {
@@ -137,6 +136,7 @@ fn no_field_is_a_boolean_to_yaml() {
     }
 }
 
+/// No unsigned format (unknown to Kubernetes) and no combinators outside int-or-string.
 #[test]
 fn schemas_are_structural() {
     for kind in Kind::ALL {

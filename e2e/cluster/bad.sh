@@ -5,11 +5,6 @@ lonely() { # URI [more of spec]: a Dataset that needs nothing but its source
   printf '{"apiVersion": "bessemer.dev/v1alpha1", "kind": "Dataset", "metadata": {"name": "docs"}, "spec": {"purpose": "Pretraining",
     "sources": [{"name": "text", "uri": "%s", "format": "Jsonl"}], "tokenizer": {"train": {"vocabularySize": 512}}%s}}' "$1" "${2:-}"
 }
-says() { # NAMESPACE REASON PART-OF-MESSAGE
-  told() { kubectl -n "$1" get dataset docs -o json | jq -r '.status.conditions[] | select(.type == "Ready") | .status + " " + .reason + ": " + .message'; }
-  right() { told "$1" | grep -E "^False $2: " | grep -F "$3"; }
-  if ! within 90 right "$@"; then told "$1"; tell "$1"; fi
-}
 without_keys() {
   kubectl create namespace keyless
   lonely s3://fixture/text | kubectl -n keyless apply -f -
@@ -52,11 +47,10 @@ refuses_to_start() { # PART-OF-MESSAGE
 }
 missing_definitions() { refuses_to_start 'DefinitionsMissing: the API server knows no bessemer.dev/v1alpha1; install charts/bessemer-crds'; }
 older_definitions() {
-  kubectl get crd deployments.bessemer.dev -o json | jq 'del(.metadata.managedFields, .metadata.resourceVersion)' > "$work/crd.json"
-  kubectl patch crd deployments.bessemer.dev --type json -p '[{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/route"},
+  change_definition '[{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/route"},
     {"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/x-kubernetes-validations", "value": []}]'
   within 60 refuses_to_start 'DefinitionsOld: the cluster'"'"'s definitions are older than this operator: Deployment has no spec.route; upgrade charts/bessemer-crds'
-  kubectl replace -f "$work/crd.json"
+  restore_definition
 }
 quota_exceeded() {
   namespace quota

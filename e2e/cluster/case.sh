@@ -62,6 +62,16 @@ tell() { # what a failed chain says
   kubectl -n "$1" get events --sort-by=.lastTimestamp | tail -n 15
   return 1
 }
+says() { # NAMESPACE REASON PART-OF-MESSAGE [OBJECT [STATUS]]: of the Ready condition, within 90 s
+  told() { kubectl -n "$1" get "${4:-dataset/docs}" -o json | jq -r '.status.conditions[] | select(.type == "Ready") | .status + " " + .reason + ": " + .message'; }
+  right() { told "$@" | grep -E "^${5:-False} $2: " | grep -F "$3"; }
+  if ! within 90 right "$@"; then told "$@"; tell "$1"; fi
+}
+change_definition() { # JSON-PATCH of the kind Deployment's, until `restore_definition`
+  kubectl get crd deployments.bessemer.dev -o json | jq 'del(.metadata.managedFields, .metadata.resourceVersion)' > "$work/crd.json"
+  kubectl patch crd deployments.bessemer.dev --type json -p "$1"
+}
+restore_definition() { kubectl replace -f "$work/crd.json"; }
 artefacts() { kubectl -n "$1" get "$kinds" -o json | python3 "$here/artefact.py" "$here/s3" | sort; } # NAMESPACE: verified, one line per object
 
 # From outside: the cluster with our images, and PROGRAM with its checks within; KEEP=1 leaves it up.

@@ -3,11 +3,7 @@
 # shellcheck shell=bash disable=SC2154  # bin, work: of `test`
 
 route_of_one() { kubectl -n one get httproutes.gateway.networking.k8s.io -o json | jq -e "${@:2}" ".items[0] | $1"; }
-chat_says() { # REASON PART-OF-MESSAGE
-  told() { kubectl -n one get deployments.bessemer.dev chat -o 'jsonpath={range .status.conditions[?(@.type=="Ready")]}{.status} {.reason}: {.message}{end}'; }
-  right() { told | grep -E "^(True|False) $1: " | grep -F "$2"; }
-  within 90 right "$@" || { told; return 1; }
-}
+chat_says() { says one "$1" "$2" deployments.bessemer.dev/chat "${3:-False}"; } # REASON PART-OF-MESSAGE [STATUS]
 accept() {
   kubectl -n one patch "$(kubectl -n one get httproutes.gateway.networking.k8s.io -o name)" --subresource=status --type merge -p "$(route_of_one '{status: {parents: [{
     parentRef: .spec.parentRefs[0], controllerName: "example.com/gateway", conditions: [{type: "Accepted", status: "True", reason: "Accepted",
@@ -28,7 +24,7 @@ a_gateway_gets_the_shares() {
   # The Services it names are there.
   for name in $(route_of_one '.spec.rules[0].backendRefs[].name' -r); do kubectl -n one get service "$name"; done
   accept
-  chat_says Serving 'takes all traffic'
+  chat_says Serving 'takes all traffic' True
   [ "$(ask one chat)" = 200 ]
 }
 a_route_changes_and_goes_with_the_field() {
@@ -36,7 +32,7 @@ a_route_changes_and_goes_with_the_field() {
   changed() { route_of_one '.spec.hostnames == ["chat.example", "other.example"]'; }
   within 60 changed
   accept
-  chat_says Serving 'takes all traffic'
+  chat_says Serving 'takes all traffic' True
   routed null
   none() { [ -z "$(kubectl -n one get httproutes.gateway.networking.k8s.io -o name)" ]; }
   within 60 none

@@ -61,8 +61,7 @@ artefacts_go_with_their_objects() {
 }
 # Definitions that are older than the operator may let through what it cannot read.
 an_object_that_cannot_be_read_is_named() {
-  kubectl get crd deployments.bessemer.dev -o json | jq 'del(.metadata.managedFields, .metadata.resourceVersion)' > "$work/crd.json"
-  kubectl patch crd deployments.bessemer.dev --type json -p '[{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec",
+  change_definition '[{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec",
     "value": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}]'
   odd() { printf '{"apiVersion": "bessemer.dev/v1alpha1", "kind": "Deployment", "metadata": {"name": "odd"},
     "spec": {"modelRef": {"kind": "FineTune", "name": "tuned"}, "maxConcurrency": "many"}}' | kubectl -n life apply -f -; }
@@ -70,7 +69,7 @@ an_object_that_cannot_be_read_is_named() {
   named() { kubectl -n life get deployments.bessemer.dev odd -o 'jsonpath={.status.conditions[?(@.type=="Ready")]}' | grep -F InvalidSpec | grep -F 'cannot be read'; }
   within 60 named
   kubectl -n life delete deployments.bessemer.dev odd
-  kubectl replace -f "$work/crd.json"
+  restore_definition
 }
 # What each role grants is what the audit log shows as asked for.
 every_grant_is_used() {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::action::ObjectRef;
 use crate::peer::Key;
 
 /// A question for the runtime.
@@ -38,12 +39,10 @@ pub enum Query {
         /// Base URL.
         url: String,
     },
-    /// The HTTPRoute of that name -> [`Answer::HttpRoute`]; [`Answer::Refused`] where there is no Gateway API.
+    /// An HTTPRoute -> [`Answer::HttpRoute`]; [`Answer::Refused`] where there is no Gateway API.
     HttpRoute {
-        /// Namespace.
-        namespace: String,
-        /// Name.
-        name: String,
+        /// The HTTPRoute, by name.
+        route: ObjectRef,
     },
     /// Why a controller creates no pods for a Job, from its newest Event -> [`Answer::Refusal`].
     PodRefusal {

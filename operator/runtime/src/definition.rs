@@ -50,26 +50,18 @@ impl Error {
 /// # Errors
 /// [`Error::Missing`] and [`Error::Old`].
 pub async fn check(client: &Client) -> Result<(), Error> {
-    let path = format!("/openapi/v3/apis/{GROUP}/{VERSION}");
-    let request = match http::Request::get(path).body(Vec::new()) {
-        Ok(request) => request,
-        Err(error) => {
-            tracing::warn!(%error, "the definitions are not checked");
-            return Ok(());
-        }
+    let document = async {
+        let request = http::Request::get(format!("/openapi/v3/apis/{GROUP}/{VERSION}"));
+        let request = request.body(Vec::new()).map_err(kube::Error::HttpError)?;
+        client.request::<Value>(request).await
     };
-    match tokio::time::timeout(DEADLINE, client.request::<Value>(request)).await {
-        Ok(Ok(document)) => compare(&document),
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err(Error::Missing),
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "the definitions are not checked");
-            Ok(())
-        }
-        Err(_) => {
-            tracing::warn!("the definitions are not checked: no answer in time");
-            Ok(())
-        }
+    match tokio::time::timeout(DEADLINE, document).await {
+        Ok(Ok(document)) => return compare(&document),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Err(Error::Missing),
+        Ok(Err(error)) => tracing::warn!(%error, "the definitions are not checked"),
+        Err(_) => tracing::warn!("the definitions are not checked: no answer in time"),
     }
+    Ok(())
 }
 
 fn compare(document: &Value) -> Result<(), Error> {
@@ -90,17 +82,8 @@ fn compare(document: &Value) -> Result<(), Error> {
         let known = known.ok_or(Error::Missing)?;
         let whole = serde_json::to_value(&definition).unwrap_or_default();
         let ours = whole.pointer("/spec/versions/0/schema/openAPIV3Schema");
-        for part in ["spec", "status"] {
-            let at = format!("/properties/{part}");
-            let wanted = ours.and_then(|ours| ours.pointer(&at));
-            let missing = match (wanted, known.pointer(&at)) {
-                (Some(wanted), Some(known)) => unknown(wanted, known, part),
-                (Some(_), None) => Some(part.to_owned()),
-                (None, _) => None,
-            };
-            if let Some(field) = missing {
-                return Err(Error::Old { kind, field });
-            }
+        if let Some(field) = ours.and_then(|ours| unknown(ours, known, "")) {
+            return Err(Error::Old { kind, field });
         }
     }
     Ok(())
@@ -110,7 +93,8 @@ fn compare(document: &Value) -> Result<(), Error> {
 fn unknown(wanted: &Value, known: &Value, at: &str) -> Option<String> {
     if let Some(properties) = wanted.get("properties").and_then(Value::as_object) {
         return properties.iter().find_map(|(name, wanted)| {
-            let at = format!("{at}.{name}");
+            let dot = if at.is_empty() { "" } else { "." };
+            let at = format!("{at}{dot}{name}");
             match known.get("properties").and_then(|all| all.get(name)) {
                 Some(known) => unknown(wanted, known, &at),
                 None => Some(at),

@@ -55,7 +55,7 @@ pub struct Executor<'a> {
     pub metrics: &'a Metrics,
 }
 
-fn target(object: &ObjectRef) -> Target {
+pub fn target(object: &ObjectRef) -> Target {
     Target {
         api_version: object.api_version.clone(),
         kind: object.kind.clone(),

@@ -274,8 +274,8 @@ impl Reconciler {
             }
             Query::Manifest { uri } => Answer::Run(self.outside.manifest(uri).await?),
             Query::Route { url } => Answer::Route(self.outside.route(url).await?),
-            Query::HttpRoute { namespace, name } => {
-                Answer::HttpRoute(self.http_route(namespace, name).await?)
+            Query::HttpRoute { route } => {
+                Answer::HttpRoute(self.http_route(&execute::target(route)).await?)
             }
             Query::PodRefusal { namespace, job } => {
                 Answer::Refusal(self.pod_refusal(namespace, job).await?)
@@ -298,18 +298,8 @@ impl Reconciler {
         })
     }
 
-    async fn http_route(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<serde_json::Value>, Trouble> {
-        let target = Target {
-            api_version: "gateway.networking.k8s.io/v1".into(),
-            kind: "HTTPRoute".into(),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
-        let found = self.remote.find(&target).await;
+    async fn http_route(&self, target: &Target) -> Result<Option<serde_json::Value>, Trouble> {
+        let found = self.remote.find(target).await;
         let found = found.map_err(|error| match error {
             remote::Error::NoKind { .. } | remote::Error::Forbidden { .. } => {
                 Trouble::Refused(error.to_string())

@@ -303,26 +303,24 @@ impl Remote {
     /// [`Error::NoKind`] if it is not; otherwise trouble on the way.
     pub async fn find(&self, target: &Target) -> Result<Option<DynamicObject>, Error> {
         let api = self.api(target)?;
-        match tokio::time::timeout(DEADLINE, api.get(&target.name)).await {
-            // kube does not take the plain text that answers for an unknown kind for a NotFound.
-            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
-                // Of a known kind the server names the object.
-                let named = status
-                    .details
-                    .is_some_and(|details| details.name == target.name);
-                if named {
-                    return Ok(None);
+        let found = async {
+            match api.get(&target.name).await {
+                Ok(object) => Ok(Ok(Some(object))),
+                // kube does not take the plain text that answers for an unknown kind for a NotFound.
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    // Of a known kind the server names the object.
+                    let details = status.details;
+                    let named = details.is_some_and(|details| details.name == target.name);
+                    let unknown = || Error::NoKind {
+                        target: target.to_string(),
+                        kind: format!("{} of {}", target.kind, target.api_version),
+                    };
+                    Ok(named.then_some(None).ok_or_else(unknown))
                 }
-                Err(Error::NoKind {
-                    target: target.to_string(),
-                    kind: format!("{} of {}", target.kind, target.api_version),
-                })
+                Err(error) => Err(error),
             }
-            Ok(answer) => answer.map(Some).map_err(|e| Error::from_kube(target, e)),
-            Err(_) => Err(Error::NoAnswer {
-                target: target.to_string(),
-            }),
-        }
+        };
+        self.call(target, found).await?
     }
 
     /// The object as the server has it now; the caches learn it too.

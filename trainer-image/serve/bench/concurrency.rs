@@ -81,6 +81,8 @@ struct Server {
     name: String,
     url: String,
     model: String,
+    /// One of ours, no peer.
+    ours: bool,
     /// Takes prompts as text alone.
     text: bool,
 }
@@ -143,6 +145,7 @@ fn peer() -> Option<(Peer, Server)> {
         name: "llama-cpp-python, F16".into(),
         url: ready["url"].as_str().expect("the peer's URL").into(),
         model: "m".into(),
+        ours: false,
         text: true,
     };
     Some((peer, server))
@@ -341,6 +344,7 @@ async fn start(name: &str, root: &Path, backend: Backend) -> Server {
         name: name.into(),
         url,
         model: "m".into(),
+        ours: true,
         text: false,
     }
 }
@@ -378,6 +382,7 @@ async fn main() {
             name: url.clone(),
             url,
             model: value("--model").unwrap_or_default(),
+            ours: false,
             text: false,
         }));
     }
@@ -408,7 +413,7 @@ async fn main() {
         for (server, figures) in servers.iter().zip(&figures) {
             figures[at].print(&server.name, concurrency);
         }
-        let peers = |(server, _): &(&Arc<Server>, _)| !server.name.starts_with("Bessemer");
+        let peers = |(server, _): &(&Arc<Server>, _)| !server.ours;
         for (server, figures) in servers.iter().zip(&figures).filter(peers) {
             println!(
                 "| ours over {}, {concurrency} | {:.2} | {:.2} | {:.2} | |",

@@ -7,7 +7,7 @@ use bessemer_protocol::route::{Backend, BackendStatus};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::observe::{Revision, has_run, pods};
+use super::observe::{Revision, has_run, hindered, pods};
 use super::render::{self, Servers, apply};
 use super::resolve::Desired;
 use super::rollout::{Asked, LOOK_SECONDS, Rollout};
@@ -18,7 +18,7 @@ use crate::label;
 use crate::query::{Answer, Query};
 use crate::reason::{self, Reason};
 use crate::run::Told;
-use crate::run::attempt::{hindrance, sentence};
+use crate::run::attempt::sentence;
 
 impl Rollout<'_> {
     /// Starts the candidate, waits for it, asks it, then gives it traffic.
@@ -87,9 +87,7 @@ impl Rollout<'_> {
             self.reject(desired, reason::CANDIDATE_UNHEALTHY, &end);
             return Ok(());
         }
-        let why = pods(self.observed, short)
-            .find_map(hindrance)
-            .or_else(|| revision.refusal());
+        let why = hindered(self.observed, short);
         if left <= 0 || revision.gave_up() {
             let seconds = self.object().spec.progress_deadline_seconds;
             let why = why

@@ -120,10 +120,16 @@ impl Rollout<'_> {
         if route.is_none() && !self.before.gateway {
             return Ok(());
         }
-        let (key, name) = (object.key(), render::name(object, ROUTER));
-        let query = Query::HttpRoute {
-            namespace: key.namespace.clone(),
+        let name = render::name(object, ROUTER);
+        let place = ObjectRef {
+            api_version: API_VERSION.into(),
+            kind: KIND.into(),
+            namespace: object.key().namespace,
             name: name.clone(),
+            ..ObjectRef::default()
+        };
+        let query = Query::HttpRoute {
+            route: place.clone(),
         };
         let live = match self.observed.facts.get(&query) {
             None => return Err(vec![query]),
@@ -150,26 +156,22 @@ impl Rollout<'_> {
         let wanted = route.filter(|_| self.traffic.stable.is_some());
         self.traffic.gateway = wanted.is_some() || ours.is_some();
         let Some(route) = wanted else {
-            self.exposed.extend(ours.map(|live| Action::Delete {
+            self.exposed = ours.map(|live| Action::Delete {
                 object: ObjectRef {
-                    api_version: API_VERSION.into(),
-                    kind: KIND.into(),
-                    namespace: key.namespace,
-                    name,
                     uid: Some(text(live, "/metadata/uid").to_owned()),
-                    resource_version: None,
+                    ..place
                 },
                 propagation: Propagation::Background,
-            }));
+            });
             return Ok(());
         };
-        let mut rendered = http_route(object, route, &self.traffic);
         if !self.before.gateway {
             return Ok(());
         }
+        let mut rendered = http_route(object, route, &self.traffic);
         let Some(live) = ours else {
             // One of that name that is another's is refused there.
-            self.exposed.push(Action::Create { object: rendered });
+            self.exposed = Some(Action::Create { object: rendered });
             return Ok(());
         };
         let specs = live.get("spec").zip(rendered.get("spec"));
@@ -183,7 +185,7 @@ impl Rollout<'_> {
                     );
                 }
             }
-            self.exposed.push(Action::Apply {
+            self.exposed = Some(Action::Apply {
                 object: rendered,
                 manager: label::manager(ModelDeployment::KIND),
             });

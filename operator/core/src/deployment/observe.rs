@@ -11,6 +11,7 @@ use crate::kind::{Kind, Observed};
 use crate::label;
 use crate::peer::{Edge, Key, Peer, Reference};
 use crate::reason::{self, Reason};
+use crate::run::attempt::hindrance;
 
 pub(super) fn references(object: &ModelDeployment) -> Vec<Reference> {
     let namespace = object.key().namespace;
@@ -137,7 +138,7 @@ impl<'a> Revision<'a> {
     }
 
     /// Why its pods are not even created, in the API server's words.
-    pub fn refusal(&self) -> Option<(Reason, String)> {
+    fn refusal(&self) -> Option<(Reason, String)> {
         let status = self.deployment?.status.as_ref()?;
         let mut all = status.conditions.iter().flatten();
         let found = all.find(|c| c.type_ == "ReplicaFailure" && c.status == "True")?;
@@ -171,6 +172,16 @@ pub(super) fn pods<'a>(
         .pods
         .iter()
         .filter(move |pod| has_run(*pod, short))
+}
+
+/// What keeps a revision's pods from starting, or from being created.
+pub(super) fn hindered(
+    observed: &Observed<ModelDeployment>,
+    short: &str,
+) -> Option<(Reason, String)> {
+    pods(observed, short)
+        .find_map(hindrance)
+        .or_else(|| Revision::of(observed, short).refusal())
 }
 
 /// The run labels of all revisions that have children.

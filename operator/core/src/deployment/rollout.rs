@@ -6,7 +6,7 @@ use bessemer_protocol::route::RouteStatus;
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use super::observe::{Revision, has_run, pods, revisions};
+use super::observe::{Revision, has_run, hindered, revisions};
 use super::render::{self, ROUTER, Servers, apply};
 use super::resolve::Desired;
 use super::traffic::{Traffic, config_map};
@@ -17,7 +17,6 @@ use crate::label;
 use crate::query::{Answer, Query};
 use crate::reason::{self, Reason};
 use crate::run::Told;
-use crate::run::attempt::hindrance;
 use crate::settings::Settings;
 
 /// Seconds between two looks at a router during a rollout.
@@ -46,7 +45,7 @@ pub(super) struct Rollout<'a> {
     pub told: Told,
     pub actions: Vec<Action>,
     /// What becomes of the HTTPRoute, after the router's configuration: that is what a stale plan stops at.
-    pub(super) exposed: Vec<Action>,
+    pub(super) exposed: Option<Action>,
     pub requeue: Option<u64>,
 }
 
@@ -65,7 +64,7 @@ impl<'a> Rollout<'a> {
             route: None,
             told: Told::new(Verdict::InProgress, reason::ACCEPTED, "accepted"),
             actions: Vec::new(),
-            exposed: Vec::new(),
+            exposed: None,
             requeue: None,
         }
     }
@@ -188,22 +187,19 @@ impl<'a> Rollout<'a> {
         self.measure()?;
         let revision = Revision::of(self.observed, short);
         let digest: String = desired.model.digest.chars().take(12).collect();
-        let hindered = |short: &str| {
-            let refused = || Revision::of(self.observed, short).refusal();
-            let why = pods(self.observed, short)
-                .find_map(hindrance)
-                .or_else(refused);
-            why.map(|(_, message)| format!(": {message}"))
+        let why = |short: &str| {
+            hindered(self.observed, short)
+                .map(|(_, message)| format!(": {message}"))
                 .unwrap_or_default()
         };
         if Revision::of(self.observed, ROUTER).ready() < 1 {
-            let message = format!("the router is starting{}", hindered(ROUTER));
+            let message = format!("the router is starting{}", why(ROUTER));
             self.in_progress(reason::ROUTER_STARTING, message);
         } else if revision.ready() < wanted {
             let message = format!(
                 "{} of {wanted} servers are ready{}",
                 revision.ready(),
-                hindered(short)
+                why(short)
             );
             self.in_progress(reason::SCALING, message);
         } else if self
@@ -353,7 +349,7 @@ impl<'a> Rollout<'a> {
                 router.service,
             ));
         }
-        self.actions.append(&mut self.exposed);
+        self.actions.extend(self.exposed.take());
         for short in revisions(self.observed) {
             let kept = self.traffic.stable.as_ref() == Some(&short)
                 || self.candidate.as_ref() == Some(&short);

@@ -418,7 +418,7 @@ impl<'a, K: RunKind> Stage<'a, K> {
         self.tell(plan, told.0, told.1);
         // The longer it lasts, the rarer it is asked for.
         let again = (waited / 2).clamp(POD_SECONDS, 600);
-        plan.requeue = Some(plan.requeue.map_or(again, |known| known.min(again)));
+        plan.look_again(again);
         Ok(())
     }
 

@@ -573,8 +573,8 @@ impl Cluster {
                 )
             }
             Query::PodRefusal { .. } => Answer::Refusal(self.quota.clone()),
-            Query::HttpRoute { name, .. } => {
-                let at = ("HTTPRoute".to_owned(), name.clone());
+            Query::HttpRoute { route } => {
+                let at = (route.kind.clone(), route.name.clone());
                 match &self.no_gateway {
                     Some(why) => Answer::Refused(why.clone()),
                     None => {
