@@ -85,6 +85,14 @@ on_a_cluster() { # PROGRAM
   read -r inner_passed inner_failed < "$work/inside"
   passed=$((passed + inner_passed)) failed=$((failed + inner_failed))
 }
+gone() {
+  "$here/down"
+  fails holder
+  fails pgrep -f -- "$state"
+  [ ! -e "$state" ]
+  [ -z "$(find /sys/fs/cgroup -maxdepth 2 -name "$group")" ]
+  fails grep -F "$state" /proc/mounts
+}
 finish() {
   echo "test result: $([ $failed = 0 ] && echo ok || echo FAILED). $passed passed; $failed failed;"
   [ "$failed" = 0 ]
