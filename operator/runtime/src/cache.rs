@@ -4,32 +4,47 @@
 //! once, so no decision rests on a copy older than its own last write. Versions decide which copy is newer: within one
 //! kind a larger `resourceVersion` is later (KEP-5504; true of every API server backed by etcd).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::bug::{Bug, planted};
+use crate::packed::{Packed, Packer};
 
-/// Namespace and name of an object within its kind.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// Namespace, empty for none.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
+/// Namespace and name of an object within its kind. Copies share one text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(Arc<str>);
 
 impl Place {
+    /// A place; `namespace` may be empty for none. Neither can contain a slash.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self(format!("{namespace}/{name}").into())
+    }
+
     /// The place of `object`.
     pub fn of(object: &impl Resource) -> Self {
         let meta = object.meta();
-        Self {
-            namespace: meta.namespace.clone().unwrap_or_default(),
-            name: meta.name.clone().unwrap_or_default(),
-        }
+        let word = |word: &Option<String>| word.clone().unwrap_or_default();
+        Self::new(&word(&meta.namespace), &word(&meta.name))
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0.split_once('/').unwrap_or_default()
+    }
+
+    /// Its namespace, empty for none.
+    pub fn namespace(&self) -> &str {
+        self.parts().0
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.parts().1
     }
 }
 
@@ -40,16 +55,34 @@ pub struct Cache<K> {
 }
 
 struct State<K> {
-    objects: BTreeMap<Place, Arc<K>>,
-    owned: HashMap<String, BTreeSet<Place>>,
+    objects: BTreeMap<Place, Held<K>>,
+    /// By fingerprint of the owner, to keep it small: who reads compares the owner itself.
+    owned: BTreeSet<(u64, Place)>,
     listings: BTreeMap<String, Listing<K>>,
     listed: BTreeSet<String>,
     scopes: usize,
     removed: BTreeMap<Place, Removed>,
+    packer: Packer,
+}
+
+struct Held<K> {
+    version: u64,
+    owner: Option<u64>,
+    object: Packed<K>,
+}
+
+impl<K> Clone for Held<K> {
+    fn clone(&self) -> Self {
+        Self {
+            version: self.version,
+            owner: self.owner,
+            object: self.object.clone(),
+        }
+    }
 }
 
 struct Listing<K> {
-    found: BTreeMap<Place, K>,
+    found: BTreeMap<Place, Held<K>>,
     written: BTreeSet<Place>,
 }
 
@@ -58,19 +91,23 @@ struct Removed {
     version: u64,
 }
 
+/// No more deletions than this are remembered between two lists: events are late by seconds, not by thousands of objects.
+const REMOVED: usize = 2048;
+
 /// An object before and after.
 pub type Change<K> = (Option<Arc<K>>, Option<Arc<K>>);
 
-impl<K: Resource + Clone> Cache<K> {
+impl<K: Resource + Clone + Serialize + DeserializeOwned> Cache<K> {
     /// An empty cache whose objects are also found by what `owner` says of them.
     pub fn new(owner: fn(&K) -> Option<String>) -> Self {
         let state = State {
             objects: BTreeMap::new(),
-            owned: HashMap::new(),
+            owned: BTreeSet::new(),
             listings: BTreeMap::new(),
             listed: BTreeSet::new(),
             scopes: 1,
             removed: BTreeMap::new(),
+            packer: Packer::default(),
         };
         Self {
             state: RwLock::new(state),
@@ -80,36 +117,30 @@ impl<K: Resource + Clone> Cache<K> {
 
     /// The copy at `place`.
     pub fn get(&self, place: &Place) -> Option<Arc<K>> {
-        self.state.read().objects.get(place).cloned()
+        let packed = self.state.read().objects.get(place)?.object.clone();
+        Some(packed.unpack())
     }
 
     /// The copies that belong to `owner`, by name.
     pub fn owned_by(&self, owner: &str) -> Vec<Arc<K>> {
-        let state = self.state.read();
-        let places = state.owned.get(owner).into_iter().flatten();
-        places
-            .filter_map(|place| state.objects.get(place).cloned())
-            .collect()
-    }
-
-    /// All copies, by namespace and name.
-    pub fn all(&self) -> Vec<Arc<K>> {
-        self.state.read().objects.values().cloned().collect()
-    }
-
-    /// The copies within one namespace, by name.
-    pub fn within(&self, namespace: &str) -> Vec<Arc<K>> {
-        let from = Place {
-            namespace: namespace.to_owned(),
-            name: String::new(),
+        let print = fingerprint(&owner);
+        let packed: Vec<Packed<K>> = {
+            let state = self.state.read();
+            let places = state.owned.range((print, Place::default())..);
+            places
+                .take_while(|(other, _)| *other == print)
+                .filter_map(|(_, place)| Some(state.objects.get(place)?.object.clone()))
+                .collect()
         };
-        let state = self.state.read();
-        state
-            .objects
-            .range(from..)
-            .take_while(|(p, _)| p.namespace == namespace)
-            .map(|(_, o)| o.clone())
+        let objects = packed.iter().map(Packed::unpack);
+        objects
+            .filter(|object| (self.owner)(object).as_deref() == Some(owner))
             .collect()
+    }
+
+    /// Where there are copies, by namespace and name.
+    pub fn places(&self) -> Vec<Place> {
+        self.state.read().objects.keys().cloned().collect()
     }
 
     /// Number of copies.
@@ -133,24 +164,34 @@ impl<K: Resource + Clone> Cache<K> {
         state.listed.len() >= state.scopes
     }
 
-    /// Folds in a newer copy. Returns the copy before, or `None` in the outer option if `object` was older or equal.
-    pub fn apply(&self, object: K) -> Option<Option<Arc<K>>> {
-        self.state.write().apply(object, self.owner)
+    /// Folds in a newer copy. Returns what changed, or nothing if `object` was older or equal.
+    pub fn apply(&self, object: K) -> Option<Change<K>> {
+        self.fold(Place::of(&object), object, &mut self.state.write())
     }
 
     /// Folds in the answer to our own write; it survives a list that began before it.
-    pub fn written(&self, object: K) -> Option<Option<Arc<K>>> {
+    pub fn written(&self, object: K) -> Option<Change<K>> {
         let mut state = self.state.write();
         let place = Place::of(&object);
         for listing in state.listings.values_mut() {
             listing.written.insert(place.clone());
         }
-        state.apply(object, self.owner)
+        self.fold(place, object, &mut state)
+    }
+
+    fn fold(&self, place: Place, object: K, state: &mut State<K>) -> Option<Change<K>> {
+        let uid = object.meta().uid.as_deref();
+        if !state.is_news(&place, uid, version(&object)) {
+            return None;
+        }
+        let held = state.hold(&object, self.owner);
+        let before = state.put(place, held);
+        Some((before.map(|before| before.unpack()), Some(Arc::new(object))))
     }
 
     /// Removes an object that is gone. `version` is that of the deletion where known.
     pub fn remove(&self, place: &Place, uid: Option<&str>, version: u64) -> Option<Arc<K>> {
-        self.state.write().remove(place, uid, version, self.owner)
+        self.state.write().remove(place, uid, version)
     }
 
     /// A list of `scope` (a namespace, or empty for all) begins: what it does not contain will be removed at its end.
@@ -166,9 +207,11 @@ impl<K: Resource + Clone> Cache<K> {
     }
 
     /// One object of the list.
-    pub fn list_item(&self, scope: &str, object: K) {
-        if let Some(listing) = self.state.write().listings.get_mut(scope) {
-            listing.found.insert(Place::of(&object), object);
+    pub fn list_item(&self, scope: &str, object: &K) {
+        let mut state = self.state.write();
+        let held = state.hold(object, self.owner);
+        if let Some(listing) = state.listings.get_mut(scope) {
+            listing.found.insert(Place::of(object), held);
         }
     }
 
@@ -179,103 +222,115 @@ impl<K: Resource + Clone> Cache<K> {
         }
     }
 
-    /// The list is complete. Returns (before, after) of everything that changed.
-    pub fn end_list(&self, scope: &str) -> Vec<Change<K>> {
+    /// The list is complete. Tells `changed` (before, after) of everything that changed, one after the other, since all of
+    /// a large list at once would take much memory.
+    pub fn end_list(&self, scope: &str, mut changed: impl FnMut(Change<K>)) {
         let mut state = self.state.write();
         let Some(listing) = state.listings.remove(scope) else {
-            return Vec::new();
+            return;
         };
         let gone: Vec<Place> = state
             .objects
             .keys()
-            .filter(|place| scope.is_empty() || place.namespace == scope)
+            .filter(|place| scope.is_empty() || place.namespace() == scope)
             .filter(|place| {
                 !listing.found.contains_key(*place) && !listing.written.contains(*place)
             })
             .cloned()
             .collect();
-        let mut changes = Vec::new();
+        let mut changes: Vec<(Option<Packed<K>>, Option<Packed<K>>)> = Vec::new();
         for place in gone {
-            if let Some(before) = state.remove(&place, None, 0, self.owner) {
+            if let Some(before) = state.take(&place, None, 0) {
                 changes.push((Some(before), None));
             }
         }
         state
             .removed
-            .retain(|place, _| !scope.is_empty() && place.namespace != scope);
-        for (place, object) in listing.found {
-            if let Some(before) = state.apply(object, self.owner) {
-                changes.push((before, state.objects.get(&place).cloned()));
+            .retain(|place, _| !scope.is_empty() && place.namespace() != scope);
+        for (place, held) in listing.found {
+            // The deletions of this scope have just been forgotten, and only they ask for the uid.
+            if state.is_news(&place, None, held.version) {
+                let after = held.object.clone();
+                changes.push((state.put(place, held), Some(after)));
             }
         }
         state.listed.insert(scope.to_owned());
-        changes
+        drop(state);
+        for (before, after) in changes {
+            let unpacked = |packed: Option<Packed<K>>| packed.map(|packed| packed.unpack());
+            changed((unpacked(before), unpacked(after)));
+        }
     }
 }
 
-impl<K: Resource + Clone> State<K> {
-    fn apply(&mut self, object: K, owner: fn(&K) -> Option<String>) -> Option<Option<Arc<K>>> {
-        let place = Place::of(&object);
-        let version = version(&object);
-        if let Some(removed) = self.removed.get(&place) {
-            let same = removed.uid.is_some() && removed.uid == object.uid();
+impl<K: Resource + Serialize + DeserializeOwned> State<K> {
+    fn hold(&mut self, object: &K, owner: fn(&K) -> Option<String>) -> Held<K> {
+        Held {
+            version: version(object),
+            owner: owner(object).map(|owner| fingerprint(&owner.as_str())),
+            object: self.packer.pack(object),
+        }
+    }
+
+    /// Whether a copy is newer than what is known of its place.
+    fn is_news(&mut self, place: &Place, uid: Option<&str>, version: u64) -> bool {
+        if let Some(removed) = self.removed.get(place) {
+            let same = removed.uid.is_some() && removed.uid.as_deref() == uid;
             if same || version <= removed.version {
-                return None;
+                return false;
             }
-            self.removed.remove(&place);
+            self.removed.remove(place);
         }
-        let before = self.objects.get(&place).cloned();
-        if before.is_some() && planted(Bug::StaleCache) {
-            return None;
-        }
-        if let Some(before) = before.as_deref()
-            && self::version(before) >= version
-            && version != 0
-        {
-            return None;
-        }
-        let (old, new) = (before.as_deref().and_then(owner), owner(&object));
-        if old != new {
-            self.disown(old.as_deref(), &place);
-        }
-        if let Some(new) = new {
-            self.owned.entry(new).or_default().insert(place.clone());
-        }
-        self.objects.insert(place, Arc::new(object));
-        Some(before)
-    }
-
-    fn remove(
-        &mut self,
-        place: &Place,
-        uid: Option<&str>,
-        version: u64,
-        owner: fn(&K) -> Option<String>,
-    ) -> Option<Arc<K>> {
-        let held = self.objects.get(place)?;
-        let other =
-            uid.is_some_and(|uid| held.meta().uid.as_deref().is_some_and(|held| held != uid));
-        if other || (version != 0 && self::version(held.as_ref()) > version) {
-            return None;
-        }
-        let before = self.objects.remove(place)?;
-        let removed = Removed {
-            uid: before.uid(),
-            version: version.max(self::version(before.as_ref())),
+        let Some(before) = self.objects.get(place) else {
+            return true;
         };
-        self.removed.insert(place.clone(), removed);
-        self.disown(owner(&before).as_deref(), place);
-        Some(before)
+        !planted(Bug::StaleCache) && (version == 0 || before.version < version)
     }
 
-    fn disown(&mut self, owner: Option<&str>, place: &Place) {
-        if let Some(owner) = owner
-            && let Some(places) = self.owned.get_mut(owner)
-        {
-            places.remove(place);
-            if places.is_empty() {
-                self.owned.remove(owner);
-            }
+    fn put(&mut self, place: Place, held: Held<K>) -> Option<Packed<K>> {
+        let known = self.objects.get_key_value(&place);
+        let (place, old) = known.map_or((place, None), |(place, before)| {
+            (place.clone(), before.owner)
+        });
+        if old != held.owner {
+            self.disown(old, &place);
+        }
+        if let Some(owner) = held.owner {
+            self.owned.insert((owner, place.clone()));
+        }
+        self.objects.insert(place, held).map(|before| before.object)
+    }
+
+    fn remove(&mut self, place: &Place, uid: Option<&str>, version: u64) -> Option<Arc<K>> {
+        self.take(place, uid, version).map(|before| before.unpack())
+    }
+
+    fn take(&mut self, place: &Place, uid: Option<&str>, version: u64) -> Option<Packed<K>> {
+        let held = self.objects.get(place)?;
+        let known = held.object.unpack().uid();
+        let other = uid.is_some_and(|uid| known.as_deref().is_some_and(|known| known != uid));
+        if other || (version != 0 && held.version > version) {
+            return None;
+        }
+        let (place, before) = self.objects.remove_entry(place)?;
+        self.disown(before.owner, &place);
+        let removed = Removed {
+            uid: known,
+            version: version.max(before.version),
+        };
+        self.removed.insert(place, removed);
+        if self.removed.len() > REMOVED {
+            let mut versions: Vec<u64> = self.removed.values().map(|gone| gone.version).collect();
+            let (_, middle, _) = versions.select_nth_unstable(REMOVED / 2);
+            let oldest = *middle;
+            self.removed.retain(|_, gone| gone.version >= oldest);
+        }
+        Some(before.object)
+    }
+
+    fn disown(&mut self, owner: Option<u64>, place: &Place) {
+        if let Some(owner) = owner {
+            self.owned.remove(&(owner, place.clone()));
         }
     }
 }
@@ -312,10 +367,7 @@ mod tests {
     }
 
     fn place(name: &str) -> Place {
-        Place {
-            namespace: "ns".into(),
-            name: name.into(),
-        }
+        Place::new("ns", name)
     }
 
     fn cache() -> Cache<ConfigMap> {
@@ -355,17 +407,15 @@ mod tests {
         cache.apply(object("a", "u1", 1));
         cache.apply(object("b", "u2", 2));
         cache.begin_list("");
-        cache.list_item("", object("b", "u2", 2));
+        cache.list_item("", &object("b", "u2", 2));
         cache.written(object("c", "u3", 5));
         assert!(!cache.synced());
-        let changes = cache.end_list("");
-        assert_eq!(changes.len(), 1);
+        let mut changes = 0;
+        cache.end_list("", |_| changes += 1);
+        assert_eq!(changes, 1);
         assert!(cache.synced());
-        let names: Vec<String> = cache.all().iter().map(|o| o.name_any()).collect();
-        assert_eq!(names, ["b", "c"]);
+        assert_eq!(cache.places(), [place("b"), place("c")]);
         assert_eq!(cache.owned_by("u").len(), 2);
-        assert_eq!(cache.within("ns").len(), 2);
-        assert!(cache.within("n").is_empty());
     }
 
     #[test]
@@ -375,11 +425,26 @@ mod tests {
         for scope in ["ns", "other"] {
             cache.begin_list(scope);
         }
-        cache.list_item("ns", object("a", "u1", 1));
-        cache.end_list("ns");
+        cache.list_item("ns", &object("a", "u1", 1));
+        cache.end_list("ns", |_| ());
         assert!(!cache.synced());
-        assert!(cache.end_list("other").is_empty());
+        cache.end_list("other", |change| unreachable!("{change:?}"));
         assert!(cache.synced());
         assert_eq!(cache.len(), 1);
+    }
+
+    #[test]
+    fn of_many_deletions_the_latest_are_remembered() {
+        let cache = cache();
+        let count = 3 * REMOVED as u64;
+        for version in 1..count {
+            cache.apply(object("a", &format!("u{version}"), version));
+            let name = format!("b{version}");
+            cache.apply(object(&name, "u", version));
+            assert!(cache.remove(&place(&name), None, version).is_some());
+        }
+        assert!(cache.state.read().removed.len() <= REMOVED);
+        let late = object(&format!("b{}", count - 1), "u", count - 1);
+        assert!(cache.apply(late).is_none());
     }
 }

@@ -11,19 +11,25 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec, Service};
 use kube::Resource;
 use parking_lot::RwLock;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::bug::{Bug, planted};
-use crate::cache::{Cache, Place};
-use crate::watch::Change;
+use crate::cache::{Cache, Change, Place};
 
 /// The place of `key` within its kind.
 #[must_use]
 pub fn place(key: &Key) -> Place {
-    Place {
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
+    Place::new(&key.namespace, &key.name)
+}
+
+/// The object of `kind` at `place`.
+pub fn key(kind: KindName, place: &Place) -> Key {
+    Key {
+        kind,
+        namespace: place.namespace().to_owned(),
+        name: place.name().to_owned(),
     }
 }
 
@@ -94,28 +100,36 @@ pub struct Cluster {
 /// Who refers to whom, both ways.
 #[derive(Default)]
 struct References {
-    up: BTreeMap<Key, BTreeSet<Key>>,
-    down: BTreeMap<Key, BTreeSet<Key>>,
+    up: BTreeMap<Arc<Key>, Box<[Arc<Key>]>>,
+    /// Upstream before downstream.
+    down: BTreeSet<(Arc<Key>, Arc<Key>)>,
 }
 
 impl References {
     fn set(&mut self, key: &Key, upstream: BTreeSet<Key>) {
-        if let Some(before) = self.up.remove(key) {
+        if let Some((key, before)) = self.up.remove_entry(key) {
             for up in before {
-                if let Some(down) = self.down.get_mut(&up) {
-                    down.remove(key);
-                    if down.is_empty() {
-                        self.down.remove(&up);
-                    }
-                }
+                self.down.remove(&(up, key.clone()));
             }
         }
+        if upstream.is_empty() {
+            return;
+        }
+        let key = Arc::new(key.clone());
+        let upstream: Box<[Arc<Key>]> = upstream.into_iter().map(Arc::new).collect();
         for up in &upstream {
-            self.down.entry(up.clone()).or_default().insert(key.clone());
+            self.down.insert((up.clone(), key.clone()));
         }
-        if !upstream.is_empty() {
-            self.up.insert(key.clone(), upstream);
-        }
+        self.up.insert(key, upstream);
+    }
+
+    fn down(&self, key: &Key) -> Vec<Key> {
+        let from = self::key(KindName::Dataset, &Place::default());
+        let found = self.down.range((Arc::new(key.clone()), Arc::new(from))..);
+        found
+            .take_while(|(up, _)| **up == *key)
+            .map(|(_, down)| (**down).clone())
+            .collect()
     }
 }
 
@@ -153,34 +167,29 @@ impl Cluster {
 
     /// The objects that refer to `key`.
     pub fn downstream(&self, key: &Key) -> Vec<Key> {
-        self.references
-            .read()
-            .down
-            .get(key)
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect()
+        self.references.read().down(key)
     }
 
     /// Every cached key.
     #[must_use]
     pub fn keys(&self) -> Vec<Key> {
-        let mut keys = Vec::new();
-        keys.extend(self.datasets.all().iter().map(|o| o.key()));
-        keys.extend(self.pretrain_jobs.all().iter().map(|o| o.key()));
-        keys.extend(self.fine_tunes.all().iter().map(|o| o.key()));
-        keys.extend(self.evaluations.all().iter().map(|o| o.key()));
-        keys.extend(self.model_deployments.all().iter().map(|o| o.key()));
-        keys
+        fn of<K: Kind + Kept>(cache: &Cache<K>) -> impl Iterator<Item = Key> {
+            cache.places().into_iter().map(|place| key(K::KIND, &place))
+        }
+        of(&self.datasets)
+            .chain(of(&self.pretrain_jobs))
+            .chain(of(&self.fine_tunes))
+            .chain(of(&self.evaluations))
+            .chain(of(&self.model_deployments))
+            .collect()
     }
 
     /// UIDs of every cached object.
     #[must_use]
     pub fn uids(&self) -> BTreeSet<String> {
-        fn of<K: Kind>(cache: &Cache<K>) -> impl Iterator<Item = String> {
-            let all = cache.all().into_iter();
-            all.filter_map(|object| object.meta().uid.clone())
+        fn of<K: Kind + Kept>(cache: &Cache<K>) -> impl Iterator<Item = String> {
+            let places = cache.places().into_iter();
+            places.filter_map(|place| cache.get(&place)?.meta().uid.clone())
         }
         of(&self.datasets)
             .chain(of(&self.pretrain_jobs))
@@ -228,7 +237,7 @@ impl Cluster {
             .collect()
     }
 
-    fn peer_in<K: Kind>(cache: &Cache<K>, key: &Key) -> Option<Peer> {
+    fn peer_in<K: Kind + Kept>(cache: &Cache<K>, key: &Key) -> Option<Peer> {
         cache.get(&place(key)).map(|object| object.peer())
     }
 
@@ -296,10 +305,7 @@ impl Cluster {
         name: &str,
         uid: Option<&str>,
     ) {
-        let place = Place {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
+        let place = Place::new(namespace, name);
         self.dispatch(api_version, kind, Gone { place, uid });
     }
 
@@ -334,7 +340,7 @@ impl Cluster {
 }
 
 /// What is kept of an object of a watched kind.
-pub trait Kept: Resource + Clone + DeserializeOwned {
+pub trait Kept: Resource + Clone + Serialize + DeserializeOwned {
     /// Drops what nobody reads, so that memory stays small.
     fn prune(&mut self) {}
 }
@@ -383,12 +389,9 @@ impl World for Surroundings<'_> {
     }
 
     fn children(&self, uid: &str) -> Children {
-        fn owned<K: Resource + Clone>(cache: &Cache<K>, owner: &str) -> Vec<K> {
-            cache
-                .owned_by(owner)
-                .iter()
-                .map(|child| child.as_ref().clone())
-                .collect()
+        fn owned<K: Kept>(cache: &Cache<K>, owner: &str) -> Vec<K> {
+            let children = cache.owned_by(owner).into_iter();
+            children.map(Arc::unwrap_or_clone).collect()
         }
         Children {
             jobs: owned(&self.cluster.jobs, uid),
@@ -435,9 +438,7 @@ impl Fold for Written {
         };
         object.meta_mut().managed_fields = None;
         object.prune();
-        let place = Place::of(&object);
-        let before = cache.written(object)?;
-        Some((before, cache.get(&place)))
+        cache.written(object)
     }
 }
 

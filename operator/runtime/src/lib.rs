@@ -15,6 +15,7 @@ pub mod intake;
 pub mod lease;
 pub mod metric;
 pub mod outside;
+mod packed;
 mod publish;
 pub mod queue;
 pub mod reconcile;

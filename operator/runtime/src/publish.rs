@@ -1,7 +1,7 @@
 //! Owns telling what was found: the status, written only when it differs and not more often than needed, and Events.
 //! It must not decide what the status says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bessemer_core::{Key, Kind, condition, label, reason};
@@ -18,9 +18,12 @@ use crate::remote::{Error, Remote};
 /// Least time between two status writes of one object, unless a condition changes.
 pub const COALESCE: Duration = Duration::from_secs(10);
 
-/// When the status of each object was last written.
+/// When the status of each object was last written, while others have to wait for that.
 #[derive(Default)]
 pub struct Pace(Mutex<BTreeMap<String, Instant>>);
+
+/// From so many on, those that nobody waits for are dropped each time their number has doubled.
+const KEPT: usize = 256;
 
 impl Pace {
     /// How long a write that is not urgent must wait still.
@@ -32,12 +35,11 @@ impl Pace {
     }
 
     fn wrote(&self, uid: &str) {
-        self.0.lock().insert(uid.to_owned(), Instant::now());
-    }
-
-    /// Forgets objects other than those with `alive` UIDs.
-    pub fn retain(&self, alive: &BTreeSet<String>) {
-        self.0.lock().retain(|uid, _| alive.contains(uid));
+        let mut written = self.0.lock();
+        written.insert(uid.to_owned(), Instant::now());
+        if written.len() >= KEPT && written.len().is_power_of_two() {
+            written.retain(|_, at| at.elapsed() < COALESCE);
+        }
     }
 }
 
@@ -235,7 +237,12 @@ mod tests {
         tokio::time::advance(Duration::from_secs(4)).await;
         assert_eq!(pace.wait("a"), Duration::from_secs(6));
         assert_eq!(pace.wait("b"), Duration::ZERO);
-        pace.retain(&BTreeSet::from(["b".to_owned()]));
+        tokio::time::advance(COALESCE).await;
+        for other in 0..10 * KEPT {
+            pace.wrote(&other.to_string());
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert!(pace.0.lock().len() <= KEPT);
         assert_eq!(pace.wait("a"), Duration::ZERO);
     }
 }

@@ -7,6 +7,7 @@
 //! - order is first in, first out, so no object can hold back another.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -24,8 +25,8 @@ struct State<K> {
     waiting: BTreeMap<K, Instant>,
     active: BTreeMap<K, Instant>,
     again: BTreeSet<K>,
-    due: BTreeSet<(Instant, K)>,
-    due_of: BTreeMap<K, Instant>,
+    due: BTreeSet<(Instant, Arc<K>)>,
+    due_of: BTreeMap<Arc<K>, Instant>,
     closed: bool,
 }
 
@@ -90,13 +91,11 @@ impl<K: Ord + Clone> Queue<K> {
         let at = Instant::now() + delay;
         {
             let mut state = self.state.lock();
-            match state.due_of.get(&key).copied() {
-                Some(earlier) if earlier <= at => return,
-                Some(later) => {
-                    state.due.remove(&(later, key.clone()));
-                }
-                None => {}
+            if state.due_of.get(&key).is_some_and(|earlier| *earlier <= at) {
+                return;
             }
+            state.no_longer_due(&key);
+            let key = Arc::new(key);
             state.due.insert((at, key.clone()));
             state.due_of.insert(key, at);
         }
@@ -187,14 +186,19 @@ impl<K: Ord + Clone> State<K> {
         true
     }
 
+    fn no_longer_due(&mut self, key: &K) {
+        if let Some((key, at)) = self.due_of.remove_entry(key) {
+            self.due.remove(&(at, key));
+        }
+    }
+
     fn promote(&mut self, now: Instant) {
         while let Some((at, key)) = self.due.first().cloned() {
             if at > now {
                 break;
             }
-            self.due.pop_first();
-            self.due_of.remove(&key);
-            self.add(key, now);
+            self.no_longer_due(&key);
+            self.add(Arc::unwrap_or_clone(key), now);
         }
     }
 
@@ -202,9 +206,7 @@ impl<K: Ord + Clone> State<K> {
         let key = self.ready.pop_front()?;
         let since = self.waiting.remove(&key).unwrap_or(now);
         // The work to come decides anew when the object must come back.
-        if let Some(at) = self.due_of.remove(&key) {
-            self.due.remove(&(at, key.clone()));
-        }
+        self.no_longer_due(&key);
         self.active.insert(key.clone(), now);
         Some(Taken {
             key,

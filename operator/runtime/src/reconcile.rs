@@ -128,9 +128,7 @@ impl Reconciler {
 
     /// Drops what is remembered of objects that are gone.
     pub fn forget_gone(&self) {
-        let alive = self.cluster.uids();
-        self.board.retain(&alive);
-        self.pace.retain(&alive);
+        self.board.retain(&self.cluster.uids());
     }
 
     async fn bounded<K: Cached>(&self, key: &Key) -> (i64, Result<Outcome, Error>) {

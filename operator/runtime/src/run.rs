@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, Place};
+use crate::cache::{Cache, Change, Place};
 use crate::clock::{Clock, Random};
 use crate::cluster::{Cluster, Kept};
 use crate::event::Recorder;
@@ -28,7 +28,7 @@ use crate::queue::Queue;
 use crate::reconcile::{self, Reconciler};
 use crate::remote::Remote;
 use crate::requeue::Requeue;
-use crate::watch::{Change, Pulse, Watch};
+use crate::watch::{Pulse, Watch};
 
 /// What the installer decided about the operator itself.
 #[derive(Debug, Clone)]
@@ -121,11 +121,7 @@ struct Pods {
 
 impl Directory for Pods {
     fn worker(&self, namespace: &str, name: &str) -> Option<Worker> {
-        let place = Place {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
-        let pod = self.cluster.pods.get(&place)?;
+        let pod = self.cluster.pods.get(&Place::new(namespace, name))?;
         let key = crate::cluster::owner_key(pod.as_ref())?;
         Some(Worker {
             uid: pod.metadata.uid.clone()?,
@@ -469,14 +465,8 @@ impl Watching<'_> {
     {
         let (cluster, told) = (self.cluster.clone(), self.cluster.clone());
         let changed = move |change| cluster.object_changed(change);
-        let readable = move |place: Place, why| {
-            let key = Key {
-                kind: K::KIND,
-                namespace: place.namespace,
-                name: place.name,
-            };
-            told.readable(key, why);
-        };
+        let readable =
+            move |place: Place, why| told.readable(crate::cluster::key(K::KIND, &place), why);
         self.start(kind, cache, "", changed, readable);
     }
 

@@ -14,12 +14,13 @@ use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, Event};
 use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::backoff::Policy;
 use crate::bug::{Bug, planted};
-use crate::cache::{self, Cache, Place};
+use crate::cache::{self, Cache, Change, Place};
 use crate::clock::Random;
 use crate::metric::{self, Metrics};
 
@@ -54,9 +55,6 @@ impl Pulse {
     }
 }
 
-/// One change: the copy before and the copy after.
-pub type Change<K> = (Option<Arc<K>>, Option<Arc<K>>);
-
 /// What one watch needs.
 pub struct Watch<K> {
     /// Where to list and watch.
@@ -85,7 +83,14 @@ pub struct Watch<K> {
 
 impl<K> Watch<K>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = ()>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
 {
     /// Watches for ever.
     pub async fn run(self) {
@@ -139,22 +144,16 @@ where
             Event::InitApply(object) => {
                 let place = Place::of(&object);
                 match self.decode(object) {
-                    Some(object) => self.cache.list_item(&self.scope, object),
+                    Some(object) => self.cache.list_item(&self.scope, &object),
                     None => self.cache.list_unreadable(&self.scope, place),
                 }
             }
             Event::InitDone => {
-                for change in self.cache.end_list(&self.scope) {
-                    (self.changed)(change);
-                }
+                self.cache.end_list(&self.scope, &self.changed);
             }
             Event::Apply(object) => {
-                if let Some(object) = self.decode(object) {
-                    let place = Place::of(&object);
-                    if let Some(before) = self.cache.apply(object) {
-                        let after = self.cache.get(&place);
-                        (self.changed)((before, after));
-                    }
+                if let Some(change) = self.decode(object).and_then(|o| self.cache.apply(o)) {
+                    (self.changed)(change);
                 }
             }
             Event::Delete(object) => {
@@ -188,8 +187,8 @@ where
             Err(error) => {
                 tracing::error!(
                     kind = self.kind,
-                    namespace = place.namespace,
-                    name = place.name,
+                    namespace = place.namespace(),
+                    name = place.name(),
                     error = error.error,
                     "object cannot be read"
                 );
