@@ -103,6 +103,10 @@ parity: setup ## tests against the peers and the real data of ../shared/data
 bench: setup ## print the figures of docs/benchmarks.md
 	.ci/bench
 
+.PHONY: bench-scale
+bench-scale: build ## OBJECTS=n objects on a real API server with kwok's nodes and pods: apply to children, requests, memory, rest (needs Go)
+	AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any $(BIN)/scale_cluster --objects $(or $(OBJECTS),1000) --operator $(BIN)/bessemer-operator
+
 .PHONY: kernels
 kernels: setup ## compile the CUDA kernels with nvcc from its wheel
 	kernels/build.sh

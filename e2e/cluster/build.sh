@@ -35,6 +35,7 @@ cni/portmap             cni         github.com/containernetworking/plugins/plugi
 coredns                 coredns     github.com/coredns/coredns                     github.com/coredns/coredns
 httproutes.crd.yaml     gateway     config/crd/standard/gateway.networking.k8s.io_httproutes.yaml       sigs.k8s.io/gateway-api
 kustomize-controller    flux        github.com/fluxcd/kustomize-controller         github.com/fluxcd/kustomize-controller
+kwok                    kwok        sigs.k8s.io/kwok/cmd/kwok                          sigs.k8s.io/kwok
 versitygw               versitygw   github.com/versity/versitygw/cmd/versitygw     github.com/versity/versitygw
 "
 # In the order in which a cold build can be tried out soonest.
@@ -94,6 +95,11 @@ for name in "$@"; do
   if [ "$name" = kustomize-controller ]; then
     modules=$(sources)
     install -m 644 "$modules"/config/crd/bases/*.yaml "$target.crd.yaml"
+  fi
+  if [ "$name" = kwok ]; then
+    # What it does with nodes and pods; without its stage that ends the pods of Jobs.
+    stages=$(sources)/kustomize/stage
+    tail -qn +1 "$stages"/node/fast/node-initialize.yaml "$stages"/pod/fast/pod-{ready,delete}.yaml | sed 's/^apiVersion:/---\n&/' > "$target.stages.yaml"
   fi
   mv "$target.new" "$target"
   echo "$stamp" > "$target.version"

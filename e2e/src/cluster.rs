@@ -109,11 +109,12 @@ pub fn build(programs: &[&str]) -> Result<(), ClusterError> {
 }
 
 impl Cluster {
-    /// Builds what is missing and starts everything; ready in a few seconds once built.
+    /// Builds what is missing and starts everything, with these controllers and etcd's history compacted so often; ready
+    /// in a few seconds once built.
     ///
     /// # Errors
     /// When a program cannot be built or does not come up.
-    pub async fn start() -> Result<Self, ClusterError> {
+    pub async fn start(controllers: &str, compaction: &str) -> Result<Self, ClusterError> {
         build(&["etcd", "kube-apiserver", "kube-controller-manager"])?;
         let directory =
             std::env::temp_dir().join(format!("bessemer-cluster-{}", std::process::id()));
@@ -179,8 +180,7 @@ impl Cluster {
             "kube-apiserver",
             &[
                 format!("--etcd-servers=http://127.0.0.1:{etcd}"),
-                // History ends soon enough to be met: scenarios/expiry.yaml.
-                "--etcd-compaction-interval=2s".to_owned(),
+                format!("--etcd-compaction-interval={compaction}"),
                 format!("--secure-port={secure}"),
                 "--bind-address=127.0.0.1".to_owned(),
                 // Nobody connects to it; loopback is refused here.
@@ -188,7 +188,7 @@ impl Cluster {
                 format!("--cert-dir={certificates}"),
                 format!("--token-auth-file={tokens}"),
                 "--authorization-mode=RBAC".to_owned(),
-                "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+                "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
                 "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
                 format!("--service-account-key-file={key}"),
                 format!("--service-account-signing-key-file={key}"),
@@ -196,16 +196,19 @@ impl Cluster {
             ],
         )?;
         cluster.ready().await?;
-        cluster.spawn("kube-controller-manager", &[
-            format!("--kubeconfig={kubeconfig}"),
-            format!("--authentication-kubeconfig={kubeconfig}"),
-            format!("--authorization-kubeconfig={kubeconfig}"),
-            "--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller".to_owned(),
-            "--leader-elect=false".to_owned(),
-            "--secure-port=0".to_owned(),
-            format!("--cert-dir={certificates}"),
-            format!("--service-account-private-key-file={key}"),
-        ])?;
+        cluster.spawn(
+            "kube-controller-manager",
+            &[
+                format!("--kubeconfig={kubeconfig}"),
+                format!("--authentication-kubeconfig={kubeconfig}"),
+                format!("--authorization-kubeconfig={kubeconfig}"),
+                format!("--controllers={controllers}"),
+                "--leader-elect=false".to_owned(),
+                "--secure-port=0".to_owned(),
+                format!("--cert-dir={certificates}"),
+                format!("--service-account-private-key-file={key}"),
+            ],
+        )?;
         Ok(cluster)
     }
 
@@ -234,7 +237,17 @@ impl Cluster {
         directory.join(format!("{program}.log"))
     }
 
-    fn spawn(&mut self, program: &str, arguments: &[String]) -> Result<(), ClusterError> {
+    /// The administrator's kubeconfig; none where the cluster is another's.
+    #[must_use]
+    pub fn kubeconfig(&self) -> Option<PathBuf> {
+        Some(self.directory.as_ref()?.join("kubeconfig"))
+    }
+
+    /// Starts a program that lives as long as the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&mut self, program: &str, arguments: &[String]) -> Result<(), ClusterError> {
         let log = std::fs::File::create(self.log(program)).map_err(|e| failed(program, e))?;
         let child = Command::new(binaries().join(program))
             .args(arguments)

@@ -2,4 +2,5 @@
 
 pub mod cluster;
 pub mod conformance;
+pub mod scale;
 pub mod simulation;

@@ -3,22 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bessemer_api::Kind;
+use bessemer_e2e::scale::{Operator, corpus, mixed, model, object_store, pairs};
 use bessemer_e2e::simulation::actor::{Actor, bad_run};
 use bessemer_e2e::simulation::server::{apply, call, table, text};
-use bessemer_e2e::simulation::store::BUCKET;
-use bessemer_embedded::objectstore::{self, Credentials};
 use bessemer_embedded::server::Server;
 use bessemer_embedded::{Api, Options};
-use bessemer_store::{S3Settings, S3Store};
 use clap::Parser;
 use http::Method;
-use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 /// Measures the operator at scale. Needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, any values, for its own store.
 #[derive(Debug, Parser)]
@@ -35,41 +31,6 @@ struct Arguments {
     /// Seconds after which to give up.
     #[arg(long, default_value_t = 900)]
     limit: u64,
-}
-
-/// The operator's process; it ends with this one.
-struct Operator(Child);
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Operator {
-    /// Peak resident memory in MiB and seconds of CPU.
-    fn used(&self) -> Result<(f64, f64), String> {
-        let read = |file: &str| {
-            let path = format!("/proc/{}/{file}", self.0.id());
-            std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))
-        };
-        let status = read("status")?;
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-        let stat = read("stat")?;
-        let ticks: f64 = stat
-            .rsplit(')')
-            .next()
-            .map(|rest| rest.split_whitespace().skip(11).take(2))
-            .into_iter()
-            .flatten()
-            .filter_map(|word| word.parse::<f64>().ok())
-            .sum();
-        Ok((peak.unwrap_or(0.0) / 1024.0, ticks / 100.0))
-    }
 }
 
 #[tokio::main]
@@ -92,30 +53,8 @@ async fn measure(arguments: &Arguments) -> Result<(), String> {
 
 async fn within(arguments: &Arguments, directory: &std::path::Path) -> Result<(), String> {
     let say = |e: &dyn std::fmt::Display| e.to_string();
-    let key = |name: &str| std::env::var(name).map_err(|_| format!("set {name} to any value"));
-    let credentials = Credentials {
-        access_key: key("AWS_ACCESS_KEY_ID")?,
-        secret_key: key("AWS_SECRET_ACCESS_KEY")?,
-    };
-    let root = directory.join("objects");
-    std::fs::create_dir_all(root.join(BUCKET)).map_err(|e| say(&e))?;
+    let (endpoint, store) = object_store(&directory.join("objects")).await?;
     std::fs::create_dir_all(directory.join("api")).map_err(|e| say(&e))?;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .map_err(|e| say(&e))?;
-    let endpoint = format!("http://{}", listener.local_addr().map_err(|e| say(&e))?);
-    tokio::spawn(async move {
-        objectstore::serve(listener, &root, &credentials, CancellationToken::new()).await
-    });
-    let store = S3Store::new(&S3Settings {
-        endpoint: Some(endpoint.clone()),
-        region: "us-east-1".into(),
-        bucket: BUCKET.into(),
-        keys: None,
-        deadline: Duration::from_secs(20),
-    })
-    .await;
-
     let clock = Arc::new(bessemer_embedded::clock::SystemClock);
     let api = Api::open(Options::memory(clock, 1)).map_err(|e| say(&e))?;
     for definition in bessemer_api::definitions() {
@@ -127,7 +66,13 @@ async fn within(arguments: &Arguments, directory: &std::path::Path) -> Result<()
     let server = Server::start(api.clone(), &directory.join("api"), any)
         .await
         .map_err(|e| say(&e))?;
-    let operator = start(arguments, &server, &endpoint)?;
+    let operator = Operator::start(
+        &arguments.operator,
+        arguments.core,
+        server.kubeconfig(),
+        &endpoint,
+        "127.0.0.1:0",
+    )?;
 
     // What the others build on is made first, by an actor that ends with it.
     let mut actor = Actor::new(api.clone(), Arc::new(store), 1, true);
@@ -179,34 +124,6 @@ async fn within(arguments: &Arguments, directory: &std::path::Path) -> Result<()
     Ok(())
 }
 
-fn start(arguments: &Arguments, server: &Server, endpoint: &str) -> Result<Operator, String> {
-    let mut command = match arguments.core {
-        Some(core) => {
-            let mut command = Command::new("taskset");
-            command
-                .args(["-c", &core.to_string()])
-                .arg(&arguments.operator);
-            command
-        }
-        None => Command::new(&arguments.operator),
-    };
-    command
-        .args(["--image", "bessemer/worker:1", "--bucket", BUCKET])
-        .args(["--s3-endpoint", endpoint, "--log", "warn"])
-        .args([
-            "--health-address",
-            "127.0.0.1:0",
-            "--intake-address",
-            "127.0.0.1:0",
-        ])
-        .env("KUBECONFIG", server.kubeconfig())
-        .stdin(Stdio::null());
-    let child = command
-        .spawn()
-        .map_err(|e| format!("{}: {e}", arguments.operator.display()))?;
-    Ok(Operator(child))
-}
-
 /// A ready Dataset of each purpose and a ready model. One run in sixteen fails for good in the simulated cluster, hence
 /// the second try under another name.
 async fn upstream(api: &Api) -> Result<[String; 3], String> {
@@ -249,37 +166,6 @@ async fn ready(api: &Api, kind: Kind, name: &str) -> bool {
         }
     }
     false
-}
-
-fn corpus(source: &str) -> Value {
-    json!({"purpose": "Pretraining", "sources": [{"name": "a", "uri": format!("s3://bucket/{source}")}],
-        "tokenizer": {"train": {"vocabularySize": "4k"}}})
-}
-
-fn pairs(source: &str) -> Value {
-    json!({"purpose": "Instruction", "sources": [{"name": "a", "uri": format!("s3://bucket/{source}"), "format": "Jsonl"}]})
-}
-
-fn model(dataset: &str, steps: usize) -> Value {
-    json!({"datasets": [{"name": dataset}], "model": {"family": "Llama", "preset": "1M"}, "training": {"steps": steps}})
-}
-
-/// Four in ten are Datasets, two PretrainJobs, two FineTunes, one an Evaluation, one a Deployment.
-fn mixed(number: usize, [corpus_name, pairs_name, base]: &[String; 3]) -> (Kind, Value) {
-    let base_ref = json!({"kind": "PretrainJob", "name": base});
-    match number % 10 {
-        0..=3 => (Kind::Dataset, corpus(&number.to_string())),
-        4 | 5 => (Kind::PretrainJob, model(corpus_name, 1000 + number)),
-        6 | 7 => (
-            Kind::FineTune,
-            json!({"baseRef": base_ref, "datasetRef": {"name": pairs_name}, "supervised": {}, "training": {"steps": 1000 + number}}),
-        ),
-        8 => (
-            Kind::Evaluation,
-            json!({"modelRef": base_ref, "suites": [{"name": format!("s{number}"), "perplexity": {"datasetRef": {"name": corpus_name}}}]}),
-        ),
-        _ => (Kind::Deployment, json!({"modelRef": base_ref})),
-    }
 }
 
 /// How many applied objects lack their ConfigMap, or their Job (a served model: its Deployment).

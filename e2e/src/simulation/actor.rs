@@ -402,7 +402,7 @@ pub fn bad_run(run_key: &str) -> bool {
 }
 
 /// Commits the artefact of a run, as a worker does: files, manifest, pointer.
-async fn commit(store: &dyn ObjectStore, config: &RunConfig) {
+pub async fn commit(store: &dyn ObjectStore, config: &RunConfig) {
     let layout = Layout::new(BUCKET, "");
     let run = &config.run;
     let at = Location {

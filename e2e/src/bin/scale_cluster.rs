@@ -1,0 +1,493 @@
+//! `scale_cluster`: objects of mixed kinds from apply to children on a real kube-apiserver, with the scheduler, the controllers
+//! of Jobs and Deployments, and kwok for nodes and pods. Printed are seconds and percentiles, requests, the operator's memory
+//! and CPU, what it does at rest, and how fast the same children are made on the same server without the operator.
+
+use std::collections::{BTreeMap, HashMap};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bessemer_api::Kind;
+use bessemer_e2e::cluster::{self, Cluster};
+use bessemer_e2e::scale::{Operator, corpus, mixed, model, object_store, pairs};
+use bessemer_e2e::simulation::actor::{commit, path};
+use bessemer_e2e::simulation::object::NAMESPACE;
+use bessemer_e2e::simulation::server::{ours, text, whole};
+use bessemer_store::S3Store;
+use clap::Parser;
+use futures::{StreamExt, TryStreamExt, stream};
+use http::Request;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
+use kube::{Api, Client, Resource};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+/// Measures the operator at scale on a real API server. Needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, any values, for
+/// its own store, and builds the programs of the cluster if they are not there.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Objects to apply.
+    #[arg(long, default_value_t = 1_000)]
+    objects: usize,
+    /// The operator's binary.
+    #[arg(long)]
+    operator: std::path::PathBuf,
+    /// Seconds to watch it at rest.
+    #[arg(long, default_value_t = 600)]
+    rest: u64,
+    /// Seconds after which to give up a stage.
+    #[arg(long, default_value_t = 1800)]
+    limit: u64,
+}
+
+const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,job-controller,deployment-controller,replicaset-controller,node-lifecycle-controller";
+/// Requests at once of whoever applies.
+const APPLIERS: usize = 8;
+/// Of whoever makes children without the operator: as many as the operator has.
+const MAKERS: usize = 16;
+const CHILDREN: [(&str, &str); 4] = [
+    ("/apis/batch/v1", "jobs"),
+    ("/apis/apps/v1", "deployments"),
+    ("/api/v1", "configmaps"),
+    ("/api/v1", "services"),
+];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let directory = std::env::temp_dir().join(format!("bessemer-scale-{}", std::process::id()));
+    let outcome = measure(&arguments, &directory).await;
+    let _ = std::fs::remove_dir_all(&directory);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("scale_cluster: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(), String> {
+    let limit = Duration::from_secs(arguments.limit);
+    let (endpoint, store) = object_store(directory).await?;
+    let cluster = started().await.map_err(|e| e.to_string())?;
+    let client = cluster.client();
+    install(client).await?;
+    let health = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
+        free.local_addr().map_err(|e| e.to_string())?.to_string()
+    };
+    let kubeconfig = cluster.kubeconfig().unwrap_or_default();
+    let start = || Operator::start(&arguments.operator, None, &kubeconfig, &endpoint, &health);
+
+    let operator = start()?;
+    let names = upstream(client, &store).await?;
+    apply(client, "form", 10, &names, &Mutex::default()).await?;
+    let seen = watch_children(client);
+    all_have_children(client, "form", 10, &seen, limit).await?;
+    drop(operator);
+    let forms = forms(client).await?;
+    let before = ceiling(client, "before", arguments.objects.min(1000), &forms).await?;
+
+    let operator = start()?;
+    let (idle, cpu) = settled(&operator, &health, limit).await?;
+    let began = Mutex::default();
+    let start_of_all = Instant::now();
+    apply(client, "x", arguments.objects, &names, &began).await?;
+    let applied = start_of_all.elapsed();
+    let children = all_have_children(client, "x", arguments.objects, &seen, limit).await?;
+    let mut waits: Vec<f64> = Vec::new();
+    let mut last = start_of_all;
+    let began = began.into_inner();
+    for (uid, at) in children {
+        last = last.max(at);
+        if let Some(from) = began.get(&uid) {
+            waits.push(at.saturating_duration_since(*from).as_secs_f64());
+        }
+    }
+    waits.sort_by(f64::total_cmp);
+    let part = |percent: usize| {
+        let index = (waits.len() * percent / 100).min(waits.len().saturating_sub(1));
+        waits.get(index).copied().unwrap_or_default()
+    };
+    let count = float(arguments.objects);
+    let seconds = last.duration_since(start_of_all).as_secs_f64();
+    println!(
+        "{} objects on kube-apiserver: {seconds:.1} s to all children ({:.0}/s; applied in {:.1} s), p50 {:.2} s, p99 {:.2} s",
+        arguments.objects,
+        count / seconds,
+        applied.as_secs_f64(),
+        part(50),
+        part(99),
+    );
+    let (asked, worked) = settled(&operator, &health, limit).await?;
+    let (peak, _) = operator.used()?;
+    println!(
+        "until nothing more is to do: {:.1} requests of the operator each, {:.1} s of its CPU, {peak:.1} MiB peak",
+        (asked - idle) / count,
+        worked - cpu,
+    );
+    tokio::time::sleep(Duration::from_secs(arguments.rest)).await;
+    let (later, (peak, cpu)) = (requests(&health).await?, operator.used()?);
+    println!(
+        "{} s at rest: {:.0} requests, {:.1} s of CPU, {peak:.1} MiB peak",
+        arguments.rest,
+        later - asked,
+        cpu - worked,
+    );
+    drop(operator);
+
+    let operator = start()?;
+    settled(&operator, &health, limit).await?;
+    let (peak, cpu) = operator.used()?;
+    println!("started again over them: {cpu:.1} s of CPU, {peak:.1} MiB peak");
+    drop(operator);
+
+    let after = ceiling(client, "after", arguments.objects.min(1000), &forms).await?;
+    let ceiling = before.max(after);
+    println!(
+        "the same children without the operator: {before:.0}/s before, {after:.0}/s after; with it {:.0} % of the better",
+        100.0 * count / seconds / ceiling
+    );
+    Ok(())
+}
+
+fn float(number: usize) -> f64 {
+    #[allow(clippy::cast_precision_loss)]
+    let float = number as f64;
+    float
+}
+
+/// The control plane with a scheduler and kwok.
+async fn started() -> Result<Cluster, cluster::ClusterError> {
+    cluster::build(&["kube-scheduler", "kwok"])?;
+    let mut cluster = Cluster::start(CONTROLLERS, "5m").await?;
+    let kubeconfig = cluster.kubeconfig().unwrap_or_default();
+    let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
+    let scheduler = [
+        kubeconfig.clone(),
+        "--leader-elect=false".into(),
+        "--secure-port=0".into(),
+    ];
+    cluster.spawn("kube-scheduler", &scheduler)?;
+    let stages = cluster::binaries().join("kwok.stages.yaml");
+    let kwok = [
+        kubeconfig,
+        "--manage-all-nodes".into(),
+        "--node-lease-duration-seconds=40".into(),
+        format!("--config={}", stages.display()),
+    ];
+    cluster.spawn("kwok", &kwok)?;
+    Ok(cluster)
+}
+
+async fn send(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+    let content = match method {
+        "PATCH" => "application/merge-patch+json",
+        _ => "application/json",
+    };
+    let bytes = if body.is_null() {
+        Vec::new()
+    } else {
+        serde_json::to_vec(body).map_err(|e| e.to_string())?
+    };
+    let request = Request::builder().method(method).uri(path);
+    let request = request.header("content-type", content).body(bytes);
+    let answer = client.request::<Value>(request.map_err(|e| e.to_string())?);
+    answer.await.map_err(|e| format!("{method} {path}: {e}"))
+}
+
+async fn get(client: &Client, path: &str) -> Result<Value, String> {
+    send(client, "GET", path, &Value::Null).await
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    let items = list.get("items").and_then(Value::as_array);
+    items.into_iter().flatten()
+}
+
+/// Definitions, namespaces and nodes.
+async fn install(client: &Client) -> Result<(), String> {
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    for definition in bessemer_api::definitions() {
+        let body = serde_json::to_value(definition).map_err(|e| e.to_string())?;
+        send(client, "POST", definitions, &body).await?;
+    }
+    for namespace in ["before", "after"] {
+        let body =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        send(client, "POST", "/api/v1/namespaces", &body).await?;
+    }
+    for number in 0..10 {
+        let body = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("node-{number}")}});
+        send(client, "POST", "/api/v1/nodes", &body).await?;
+    }
+    for kind in Kind::ALL {
+        within(Duration::from_secs(60), || async {
+            get(client, &ours(kind, "")).await.ok()
+        })
+        .await
+        .ok_or_else(|| format!("{kind} is not served after a minute"))?;
+    }
+    Ok(())
+}
+
+/// Asks again until there is an answer.
+async fn within<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    ask: impl Fn() -> F,
+) -> Option<T> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask().await {
+            return Some(answer);
+        }
+        if Instant::now() > end {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// A ready Dataset of each purpose and a ready model: their workers' part is done here.
+async fn upstream(client: &Client, store: &S3Store) -> Result<[String; 3], String> {
+    let limit = Duration::from_secs(120);
+    let names = ["text", "pairs", "base"].map(str::to_owned);
+    let [text_name, pairs_name, base] = &names;
+    for (kind, name, spec) in [
+        (Kind::Dataset, text_name, corpus("text")),
+        (Kind::Dataset, pairs_name, pairs("pairs")),
+        (Kind::PretrainJob, base, model(text_name, 10)),
+    ] {
+        send(client, "POST", &ours(kind, ""), &whole(kind, name, &spec)).await?;
+        let selector = format!("?labelSelector=bessemer.dev/kind={kind},bessemer.dev/name={name}");
+        let found = |what: &'static str| {
+            let path = format!("/api/v1/namespaces/{NAMESPACE}/{what}{selector}");
+            async move {
+                let list = get(client, &path).await.ok()?;
+                items(&list).next().cloned()
+            }
+        };
+        let missing = |what: &str| format!("{kind} {name} has no {what} after {limit:?}");
+        let map = within(limit, || found("configmaps")).await;
+        let map = map.ok_or_else(|| missing("ConfigMap"))?;
+        let config = serde_json::from_str(text(&map, "/data/run.json"));
+        commit(store, &config.map_err(|e| e.to_string())?).await;
+        let running = || async {
+            let pod = found("pods").await?;
+            (text(&pod, "/status/phase") == "Running").then_some(pod)
+        };
+        let pod = within(limit, running).await;
+        let mut pod = pod.ok_or_else(|| missing("running pod"))?;
+        pod["kind"] = "Pod".into();
+        let done = json!({"status": {"phase": "Succeeded", "containerStatuses": null}});
+        send(client, "PATCH", &format!("{}/status", path(&pod)), &done).await?;
+        let ready = || async {
+            let object = get(client, &ours(kind, name)).await.ok()?;
+            (!text(&object, "/status/artifact/digest").is_empty()).then_some(())
+        };
+        let ready = within(limit, ready).await;
+        ready.ok_or_else(|| missing("artefact"))?;
+    }
+    Ok(names)
+}
+
+/// Creates `count` objects named `prefix` and a number; keeps when each was sent, by UID.
+async fn apply(
+    client: &Client,
+    prefix: &str,
+    count: usize,
+    names: &[String; 3],
+    began: &Mutex<HashMap<String, Instant>>,
+) -> Result<(), String> {
+    let numbers = stream::iter((0..count).map(Ok));
+    numbers
+        .try_for_each_concurrent(APPLIERS, |number| async move {
+            let (kind, spec) = mixed(number, names);
+            let body = whole(kind, &format!("{prefix}{number}"), &spec);
+            let at = Instant::now();
+            let made = send(client, "POST", &ours(kind, ""), &body).await?;
+            began
+                .lock()
+                .insert(text(&made, "/metadata/uid").to_owned(), at);
+            Ok(())
+        })
+        .await
+}
+
+/// When the first Job or Deployment, and the first ConfigMap, of each owner was seen.
+type Seen = Arc<Mutex<HashMap<String, [Option<Instant>; 2]>>>;
+
+fn watch_children(client: &Client) -> Seen {
+    fn watch<K>(client: &Client, seen: &Seen, slot: usize)
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+        K: Clone + std::fmt::Debug + Send + serde::de::DeserializeOwned + 'static,
+    {
+        let api: Api<K> = Api::namespaced(client.clone(), NAMESPACE);
+        let seen = seen.clone();
+        tokio::spawn(async move {
+            let events = metadata_watcher(api, watcher::Config::default()).default_backoff();
+            let mut events = events.touched_objects().boxed();
+            while let Some(event) = events.next().await {
+                let Ok(child) = event else { continue };
+                for owner in child.metadata.owner_references.into_iter().flatten() {
+                    let mut seen = seen.lock();
+                    let slots = seen.entry(owner.uid).or_default();
+                    if let Some(slot) = slots.get_mut(slot) {
+                        slot.get_or_insert_with(Instant::now);
+                    }
+                }
+            }
+        });
+    }
+    let seen = Seen::default();
+    watch::<Job>(client, &seen, 0);
+    watch::<Deployment>(client, &seen, 0);
+    watch::<ConfigMap>(client, &seen, 1);
+    seen
+}
+
+/// Waits until every object named `prefix` and a number has its ConfigMap and its Job (a served model: its Deployment).
+/// Returns when each had both, by UID.
+async fn all_have_children(
+    client: &Client,
+    prefix: &str,
+    count: usize,
+    seen: &Seen,
+    limit: Duration,
+) -> Result<BTreeMap<String, Instant>, String> {
+    let mut uids = Vec::new();
+    for kind in Kind::ALL {
+        let list = get(client, &ours(kind, "")).await?;
+        let named =
+            items(&list).filter(|object| text(object, "/metadata/name").starts_with(prefix));
+        uids.extend(named.map(|object| text(object, "/metadata/uid").to_owned()));
+    }
+    if uids.len() != count {
+        return Err(format!("{} of {count} objects are there", uids.len()));
+    }
+    let complete = || async {
+        let seen = seen.lock();
+        let both = |uid: &String| match seen.get(uid) {
+            Some([Some(work), Some(map)]) => Some((uid.clone(), *work.max(map))),
+            _ => None,
+        };
+        uids.iter().map(both).collect::<Option<BTreeMap<_, _>>>()
+    };
+    let complete = within(limit, complete).await;
+    complete.ok_or_else(|| format!("objects without children after {limit:?}"))
+}
+
+/// The children of the ten objects `form`, by the number of the object, as somebody else would create them.
+async fn forms(client: &Client) -> Result<BTreeMap<usize, Vec<(String, Value)>>, String> {
+    let mut forms: BTreeMap<usize, Vec<(String, Value)>> = BTreeMap::new();
+    for (prefix, plural) in CHILDREN {
+        let group = prefix
+            .trim_start_matches("/apis/")
+            .trim_start_matches("/api/");
+        let list = get(client, &format!("{prefix}/namespaces/{NAMESPACE}/{plural}")).await?;
+        for child in items(&list) {
+            let owner = text(child, "/metadata/ownerReferences/0/name");
+            let Some(number) = owner.strip_prefix("form").and_then(|n| n.parse().ok()) else {
+                continue;
+            };
+            let metadata = json!({
+                "name": child.pointer("/metadata/name"),
+                "labels": child.pointer("/metadata/labels"),
+                "annotations": child.pointer("/metadata/annotations"),
+            });
+            let mut form = json!({"apiVersion": group, "metadata": metadata});
+            form["kind"] = match plural {
+                "jobs" => "Job",
+                "deployments" => "Deployment",
+                "configmaps" => "ConfigMap",
+                _ => "Service",
+            }
+            .into();
+            for part in ["spec", "data"] {
+                if let Some(value) = child.get(part) {
+                    form[part] = value.clone();
+                }
+            }
+            // What the server gave it.
+            for given in ["selector", "clusterIP", "clusterIPs"] {
+                if matches!(plural, "jobs" | "services")
+                    && !(plural == "services" && given == "selector")
+                    && let Some(spec) = form.get_mut("spec").and_then(Value::as_object_mut)
+                {
+                    spec.remove(given);
+                }
+            }
+            if let Some(labels) = form.pointer_mut("/spec/template/metadata/labels")
+                && plural == "jobs"
+                && let Some(labels) = labels.as_object_mut()
+            {
+                labels.retain(|name, _| {
+                    !name.contains("controller-uid") && !name.contains("job-name")
+                });
+            }
+            let family = forms.entry(number).or_default();
+            family.push((format!("{prefix}/namespaces/NAMESPACE/{plural}"), form));
+        }
+    }
+    Ok(forms)
+}
+
+/// Objects per second whose children are made in `namespace` without the operator.
+async fn ceiling(
+    client: &Client,
+    namespace: &str,
+    count: usize,
+    forms: &BTreeMap<usize, Vec<(String, Value)>>,
+) -> Result<f64, String> {
+    let start = Instant::now();
+    let numbers = stream::iter((0..count).map(Ok::<_, String>));
+    numbers
+        .try_for_each_concurrent(MAKERS, |number| async move {
+            for (path, form) in forms.get(&(number % 10)).into_iter().flatten() {
+                let mut child = form.clone();
+                let name = format!("{}-{number}", text(form, "/metadata/name"));
+                child["metadata"]["name"] = name.into();
+                let path = path.replace("NAMESPACE", namespace);
+                send(client, "POST", &path, &child).await?;
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(float(count) / start.elapsed().as_secs_f64())
+}
+
+/// Requests of the operator so far, but those that only begin or renew a watch.
+async fn requests(health: &str) -> Result<f64, String> {
+    let client = reqwest::Client::new();
+    let answer = client.get(format!("http://{health}/metrics")).send().await;
+    let text = answer.map_err(|e| e.to_string())?.text().await;
+    let text = text.map_err(|e| e.to_string())?;
+    let counts = text.lines().filter_map(|line| {
+        line.strip_prefix("rest_client_requests_total")?;
+        line.rsplit(' ').next()?.parse::<f64>().ok()
+    });
+    Ok(counts.sum())
+}
+
+/// Waits until the operator has asked nothing for half a minute. Returns its requests and seconds of CPU so far.
+async fn settled(operator: &Operator, health: &str, limit: Duration) -> Result<(f64, f64), String> {
+    let begin = Instant::now();
+    let mut known = (0.0, begin);
+    while begin.elapsed() < limit {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = requests(health).await.unwrap_or_default();
+        // Ten watches are renewed every 200 s.
+        if now > known.0 + 10.0 || now == 0.0 {
+            known = (now, Instant::now());
+        }
+        if known.1.elapsed() > Duration::from_secs(30) {
+            return Ok((now, operator.used()?.1));
+        }
+    }
+    Err(format!("the operator is still busy after {limit:?}"))
+}
