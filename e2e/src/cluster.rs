@@ -249,7 +249,10 @@ impl Cluster {
     /// When it cannot be started.
     pub fn spawn(&mut self, program: &str, arguments: &[String]) -> Result<(), ClusterError> {
         let log = std::fs::File::create(self.log(program)).map_err(|e| failed(program, e))?;
-        let child = Command::new(binaries().join(program))
+        // It ends with us, whatever ends us.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(binaries().join(program))
             .args(arguments)
             .stdout(Stdio::null())
             .stderr(log)

@@ -65,15 +65,13 @@ impl Operator {
         endpoint: &str,
         health: &str,
     ) -> Result<Self, String> {
-        let mut command = match core {
-            Some(core) => {
-                let mut command = Command::new("taskset");
-                command.args(["-c", &core.to_string()]).arg(binary);
-                command
-            }
-            None => Command::new(binary),
-        };
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        if let Some(core) = core {
+            command.args(["taskset", "-c", &core.to_string()]);
+        }
         command
+            .arg(binary)
             .args(["--image", "bessemer/worker:1", "--bucket", BUCKET])
             .args(["--s3-endpoint", endpoint, "--log", "warn,kube_client=error"])
             .args([

@@ -95,7 +95,8 @@ where
     /// Watches for ever.
     pub async fn run(self) {
         let config = watcher::Config {
-            page_size: Some(500),
+            // Ten kinds are listed at once, whole, as the server has them: larger pages are most of the operator's memory.
+            page_size: Some(100),
             ..watcher::Config::default()
         }
         .timeout(TIMEOUT_SECONDS);

@@ -87,13 +87,15 @@ pub fn created(job: &Job) -> Option<Timestamp> {
     job.metadata.creation_timestamp.as_ref().map(|time| time.0)
 }
 
-/// When the Job's controller started it.
+/// When the Job's controller first came to it.
+pub fn begun(job: &Job) -> Option<Timestamp> {
+    let status = job.status.as_ref()?;
+    status.start_time.as_ref().map(|time| time.0)
+}
+
+/// When the Job's controller started it, or it was created.
 pub fn started(job: &Job) -> Option<Timestamp> {
-    job.status
-        .as_ref()
-        .and_then(|status| status.start_time.as_ref())
-        .map(|time| time.0)
-        .or_else(|| created(job))
+    begun(job).or_else(|| created(job))
 }
 
 /// When the Job ended.

@@ -401,8 +401,10 @@ impl<'a, K: RunKind> Stage<'a, K> {
 
     /// Pods come within a second unless something refuses them: a quota, a policy.
     fn podless(&self, plan: &mut Plan, last: &Attempt<'a>) -> Result<(), Vec<Query>> {
-        let since = attempt::started(last.job).map_or(0, Timestamp::as_second);
-        let waited = u64::try_from(self.observed.now.as_second() - since).unwrap_or(0);
+        // A controller that has not come to the Job yet, one of many, has been refused nothing: Events would be read in vain.
+        let since = attempt::begun(last.job).unwrap_or(self.observed.now);
+        let waited = self.observed.now.as_second() - since.as_second();
+        let waited = u64::try_from(waited).unwrap_or(0);
         let mut told = (reason::STARTING, "waiting for the pod".to_owned());
         if waited >= POD_SECONDS {
             let query = Query::PodRefusal {
