@@ -58,6 +58,8 @@ reasons! {
     STARTING = "Starting", "";
     /// Something refuses the pod before any node sees it.
     POD_REFUSED = "PodRefused", "Raise the namespace's quota or change its policy, or ask for less.";
+    /// The node of a worker does not answer.
+    NODE_LOST = "NodeLost", "The work goes on elsewhere by itself; look at the node of the named pod.";
     /// No node takes the pod.
     UNSCHEDULABLE = "Unschedulable", "Ask for less, or add nodes that fit.";
     /// The image cannot be pulled.

@@ -170,6 +170,16 @@ fn phase(pod: &Pod) -> &str {
         .unwrap_or("Pending")
 }
 
+/// A pod of `job` that was told to end and should have ended by the time given: its node does not answer.
+pub fn ending<'a>(job: &Job, pods: &'a [Pod]) -> Option<(&'a Pod, Timestamp)> {
+    let own = pods.iter().filter(|pod| is_of(pod, job));
+    let ending = own.filter(|pod| !matches!(phase(pod), "Succeeded" | "Failed"));
+    ending
+        // The time of deletion has the grace period in it.
+        .filter_map(|pod| Some((pod, pod.metadata.deletion_timestamp.as_ref()?.0)))
+        .min_by_key(|(_, end)| *end)
+}
+
 /// What keeps a pod from starting.
 pub fn hindrance(pod: &Pod) -> Option<(Reason, String)> {
     let status = pod.status.as_ref()?;

@@ -22,6 +22,8 @@ use crate::settings::Settings;
 
 /// Seconds that a Job may be without a pod before it is asked why.
 const POD_SECONDS: u64 = 10;
+/// Seconds after which a pod that should have ended is given up with its node: a kubelet that answers takes one or two.
+const NODE_SECONDS: i64 = 60;
 /// Seconds until a store that did not answer is asked again.
 const STORE_SECONDS: u64 = 10;
 
@@ -95,12 +97,17 @@ impl<'a, K: RunKind> Stage<'a, K> {
         match last {
             None => match self.pointer(&mut plan)? {
                 Found::Here(artefact) => self.complete(&mut plan, &artefact, reason::CACHED),
-                Found::Nothing => self.start(&mut plan, 0),
+                Found::Nothing => {
+                    // Kept where a Job was given up with its node.
+                    let lost = self.old.lost_work_seconds.filter(|_| self.same_run);
+                    self.start(&mut plan, lost.unwrap_or(0));
+                }
                 Found::Told => {}
             },
             Some(last) if last.job.metadata.deletion_timestamp.is_some() => {
                 self.tell(&mut plan, reason::STARTING, "the last Job is ending".into());
             }
+            Some(last) if self.gave_up(&mut plan, last)? => {}
             Some(last) => match &last.outcome {
                 Outcome::Held { .. } => self.held(&mut plan, last),
                 Outcome::Podless => self.podless(&mut plan, last)?,
@@ -213,6 +220,44 @@ impl<'a, K: RunKind> Stage<'a, K> {
             return self.finish(plan, common, &told, received, None);
         }
         self.finish(plan, common, &told, None, None);
+    }
+
+    /// Kubernetes ends nothing on a node that does not answer, and replaces no pod of a Job whose end is not certain: that may
+    /// last for ever. The worker may still be at work there, beside the next one: whoever commits first is the run's result.
+    fn gave_up(&self, plan: &mut Plan, last: &Attempt<'a>) -> Result<bool, Vec<Query>> {
+        if matches!(
+            last.outcome,
+            Outcome::Succeeded | Outcome::Failed(_) | Outcome::Held { .. }
+        ) {
+            return Ok(false);
+        }
+        let Some((pod, end)) = attempt::ending(last.job, &self.observed.children.pods) else {
+            return Ok(false);
+        };
+        let late = self.observed.now.as_second() - end.as_second();
+        if late < NODE_SECONDS {
+            plan.look_again(u64::try_from(NODE_SECONDS - late).unwrap_or(1));
+            return Ok(false);
+        }
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let message = format!(
+            "pod {name} should have ended {late} s ago: its node does not answer; attempt {} is given up",
+            last.number + 1
+        );
+        let failure = Failure {
+            reason: reason::NODE_LOST,
+            message,
+            terminal: false,
+            counts: false,
+            at: end,
+        };
+        let checkpoint = self.checkpoint()?;
+        let mut common = self.common();
+        common.lost_work_seconds = Some(self.lost(last, &failure, checkpoint.as_ref()));
+        plan.actions.push(delete(last.job));
+        let told = Told::new(Verdict::InProgress, failure.reason, failure.message);
+        self.finish(plan, common, &told, self.progress(Some(last)), None);
+        Ok(true)
     }
 
     /// Reads what became of a failed attempt and either ends the run or opens the next attempt.

@@ -14,6 +14,7 @@ mod field;
 mod fixture;
 mod gateway;
 mod gitops;
+mod hindrance;
 mod kstatus;
 mod property;
 mod refusal;

@@ -666,33 +666,3 @@ fn the_next_attempt_has_what_the_first_had() {
     assert_eq!(pods.len(), 2);
     assert_eq!(pods[0], pods[1]);
 }
-
-#[test]
-fn a_quota_that_refuses_pods_is_the_reason() {
-    let words = "exceeded quota: pods, requested: pods=1, used: pods=0, limited: pods=0";
-    let mut cluster = Cluster::new();
-    let chain = chain(&mut cluster);
-    cluster.quota = Some(words.into());
-    cluster.reconcile(&chain.text);
-    cluster.step();
-    cluster.reconcile(&chain.text);
-    assert_eq!(cluster.reason(&chain.text), "Starting");
-    cluster.now += 10;
-    cluster.reconcile(&chain.text);
-    assert_eq!(cluster.reason(&chain.text), "PodRefused");
-    assert!(cluster.message(&chain.text).contains(words));
-    cluster.quota = None;
-    cluster.settle();
-    assert_eq!(cluster.reason(&chain.served), "Serving");
-
-    cluster.quota = Some(words.into());
-    cluster.edit(&chain.served, |spec| spec["replicas"] = json!(2));
-    cluster.reconcile(&chain.served);
-    cluster.step();
-    cluster.reconcile(&chain.served);
-    assert!(
-        cluster.message(&chain.served).contains(words),
-        "{}",
-        cluster.message(&chain.served)
-    );
-}

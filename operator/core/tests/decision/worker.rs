@@ -79,6 +79,11 @@ impl Cluster {
         let now = self.time().to_string();
         let Some(mut live) = self.children.get(&pod).cloned() else {
             if self.quota.is_some() {
+                if job["status"]["startTime"].is_null() {
+                    job["status"] = json!({"startTime": now});
+                    self.bump(&mut job);
+                    self.children.insert(at, job);
+                }
                 return;
             }
             job["status"] = json!({"startTime": now, "active": 1});
@@ -99,6 +104,9 @@ impl Cluster {
             self.bump(&mut live);
             self.children.insert(pod, live);
             return;
+        }
+        if !live["metadata"]["deletionTimestamp"].is_null() {
+            return; // on a node that does not answer
         }
         let config = self.config(&job);
         let key = Key {
