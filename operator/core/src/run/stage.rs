@@ -446,26 +446,28 @@ impl<'a, K: RunKind> Stage<'a, K> {
 
     /// Pods come within a second unless something refuses them: a quota, a policy.
     fn podless(&self, plan: &mut Plan, last: &Attempt<'a>) -> Result<(), Vec<Query>> {
-        // A controller that has not come to the Job yet, one of many, has been refused nothing: Events would be read in vain.
-        let since = attempt::begun(last.job).unwrap_or(self.observed.now);
-        let waited = self.observed.now.as_second() - since.as_second();
-        let waited = u64::try_from(waited).unwrap_or(0);
         let mut told = (reason::STARTING, "waiting for the pod".to_owned());
-        if waited >= POD_SECONDS {
-            let query = Query::PodRefusal {
-                namespace: self.observed.object.key().namespace,
-                job: last.job.uid().unwrap_or_default(),
-            };
-            match self.observed.facts.get(&query) {
-                None => return Err(vec![query]),
-                Some(Answer::Refusal(Some(words))) => told = (reason::POD_REFUSED, words.clone()),
-                Some(_) => {}
+        // A controller that has not come to the Job yet, one of many, has been refused nothing, and the Job will tell.
+        if let Some(since) = attempt::begun(last.job) {
+            let waited = self.observed.now.as_second() - since.as_second();
+            let waited = u64::try_from(waited).unwrap_or(0);
+            if waited >= POD_SECONDS {
+                let query = Query::PodRefusal {
+                    namespace: self.observed.object.key().namespace,
+                    job: last.job.uid().unwrap_or_default(),
+                };
+                match self.observed.facts.get(&query) {
+                    None => return Err(vec![query]),
+                    Some(Answer::Refusal(Some(words))) => {
+                        told = (reason::POD_REFUSED, words.clone());
+                    }
+                    Some(_) => {}
+                }
             }
+            // The longer it lasts, the rarer it is asked for.
+            plan.look_again((waited / 2).clamp(POD_SECONDS, 600));
         }
         self.tell(plan, told.0, told.1);
-        // The longer it lasts, the rarer it is asked for.
-        let again = (waited / 2).clamp(POD_SECONDS, 600);
-        plan.look_again(again);
         Ok(())
     }
 
