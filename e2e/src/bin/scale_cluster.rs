@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bessemer_api::Kind;
 use bessemer_e2e::cluster::{self, Cluster};
 use bessemer_e2e::scale::{Operator, corpus, mixed, model, object_store, pairs};
-use bessemer_e2e::simulation::actor::{commit, path};
+use bessemer_e2e::simulation::actor::commit;
 use bessemer_e2e::simulation::object::NAMESPACE;
 use bessemer_e2e::simulation::server::{ours, text, whole};
 use bessemer_store::S3Store;
@@ -20,7 +20,8 @@ use http::Request;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
+use kube::core::PartialObjectMeta;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -279,10 +280,11 @@ async fn upstream(client: &Client, store: &S3Store) -> Result<[String; 3], Strin
             (text(&pod, "/status/phase") == "Running").then_some(pod)
         };
         let pod = within(limit, running).await;
-        let mut pod = pod.ok_or_else(|| missing("running pod"))?;
-        pod["kind"] = "Pod".into();
+        let pod = pod.ok_or_else(|| missing("running pod"))?;
+        let pod = text(&pod, "/metadata/name");
+        let status = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}/status");
         let done = json!({"status": {"phase": "Succeeded", "containerStatuses": null}});
-        send(client, "PATCH", &format!("{}/status", path(&pod)), &done).await?;
+        send(client, "PATCH", &status, &done).await?;
         let ready = || async {
             let object = get(client, &ours(kind, name)).await.ok()?;
             (!text(&object, "/status/artifact/digest").is_empty()).then_some(())
@@ -325,10 +327,10 @@ fn watch_children(client: &Client) -> Seen {
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
         K: Clone + std::fmt::Debug + Send + serde::de::DeserializeOwned + 'static,
     {
-        let api: Api<K> = Api::namespaced(client.clone(), NAMESPACE);
+        let api: Api<PartialObjectMeta<K>> = Api::namespaced(client.clone(), NAMESPACE);
         let seen = seen.clone();
         tokio::spawn(async move {
-            let events = metadata_watcher(api, watcher::Config::default()).default_backoff();
+            let events = watcher(api, watcher::Config::default()).default_backoff();
             let mut events = events.touched_objects().boxed();
             while let Some(event) = events.next().await {
                 let Ok(child) = event else { continue };
@@ -398,18 +400,16 @@ async fn forms(client: &Client) -> Result<BTreeMap<usize, Vec<(String, Value)>>,
                 "labels": child.pointer("/metadata/labels"),
                 "annotations": child.pointer("/metadata/annotations"),
             });
-            let mut form = json!({"apiVersion": group, "metadata": metadata});
-            form["kind"] = match plural {
+            let kind = match plural {
                 "jobs" => "Job",
                 "deployments" => "Deployment",
                 "configmaps" => "ConfigMap",
                 _ => "Service",
-            }
-            .into();
-            for part in ["spec", "data"] {
-                if let Some(value) = child.get(part) {
-                    form[part] = value.clone();
-                }
+            };
+            let mut form = json!({"apiVersion": group, "kind": kind, "metadata": metadata,
+                "spec": child.get("spec"), "data": child.get("data")});
+            if let Some(form) = form.as_object_mut() {
+                form.retain(|_, part| !part.is_null());
             }
             // What the server gave it.
             for given in ["selector", "clusterIP", "clusterIPs"] {
@@ -447,8 +447,9 @@ async fn ceiling(
         .try_for_each_concurrent(MAKERS, |number| async move {
             for (path, form) in forms.get(&(number % 10)).into_iter().flatten() {
                 let mut child = form.clone();
-                let name = format!("{}-{number}", text(form, "/metadata/name"));
-                child["metadata"]["name"] = name.into();
+                if let Some(name) = child.pointer_mut("/metadata/name") {
+                    *name = format!("{}-{number}", text(form, "/metadata/name")).into();
+                }
                 let path = path.replace("NAMESPACE", CEILING);
                 send(client, "POST", &path, &child).await?;
             }

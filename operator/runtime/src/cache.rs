@@ -238,10 +238,10 @@ impl<K: Resource + Clone + Serialize + DeserializeOwned> Cache<K> {
             })
             .cloned()
             .collect();
-        let mut changes: Vec<(Option<Packed<K>>, Option<Packed<K>>)> = Vec::new();
+        let mut changes: Vec<[Option<Packed<K>>; 2]> = Vec::new();
         for place in gone {
             if let Some(before) = state.take(&place, None, 0) {
-                changes.push((Some(before), None));
+                changes.push([Some(before), None]);
             }
         }
         state
@@ -251,14 +251,14 @@ impl<K: Resource + Clone + Serialize + DeserializeOwned> Cache<K> {
             // The deletions of this scope have just been forgotten, and only they ask for the uid.
             if state.is_news(&place, None, held.version) {
                 let after = held.object.clone();
-                changes.push((state.put(place, held), Some(after)));
+                changes.push([state.put(place, held), Some(after)]);
             }
         }
         state.listed.insert(scope.to_owned());
         drop(state);
-        for (before, after) in changes {
-            let unpacked = |packed: Option<Packed<K>>| packed.map(|packed| packed.unpack());
-            changed((unpacked(before), unpacked(after)));
+        for change in changes {
+            let [before, after] = change.map(|packed| packed.map(|packed| packed.unpack()));
+            changed((before, after));
         }
     }
 }
