@@ -9,6 +9,11 @@ use kube::client::Body;
 use serde_json::json;
 
 const TOKEN: &str = "conformance-admin";
+const CONTROLLERS: [&str; 3] = [
+    "garbage-collector-controller",
+    "namespace-controller",
+    "serviceaccount-controller",
+];
 
 /// Why there is no cluster.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +66,10 @@ fn failed(program: &str, message: impl std::fmt::Display) -> ClusterError {
 }
 
 /// A port that was free a moment ago.
-fn port() -> Result<u16, ClusterError> {
+///
+/// # Errors
+/// When there is none.
+pub fn port() -> Result<u16, ClusterError> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(|e| failed("port", e))?;
     listener
         .local_addr()
@@ -109,12 +117,12 @@ pub fn build(programs: &[&str]) -> Result<(), ClusterError> {
 }
 
 impl Cluster {
-    /// Builds what is missing and starts everything, with these controllers and etcd's history compacted so often; ready
-    /// in a few seconds once built.
+    /// Builds what is missing and starts everything, with these controllers beside those that every test needs and etcd's
+    /// history compacted so often; ready in a few seconds once built.
     ///
     /// # Errors
     /// When a program cannot be built or does not come up.
-    pub async fn start(controllers: &str, compaction: &str) -> Result<Self, ClusterError> {
+    pub async fn start(controllers: &[&str], compaction: &str) -> Result<Self, ClusterError> {
         build(&["etcd", "kube-apiserver", "kube-controller-manager"])?;
         let directory =
             std::env::temp_dir().join(format!("bessemer-cluster-{}", std::process::id()));
@@ -202,7 +210,10 @@ impl Cluster {
                 format!("--kubeconfig={kubeconfig}"),
                 format!("--authentication-kubeconfig={kubeconfig}"),
                 format!("--authorization-kubeconfig={kubeconfig}"),
-                format!("--controllers={controllers}"),
+                format!(
+                    "--controllers={}",
+                    [&CONTROLLERS, controllers].concat().join(",")
+                ),
                 "--leader-elect=false".to_owned(),
                 "--secure-port=0".to_owned(),
                 format!("--cert-dir={certificates}"),

@@ -44,18 +44,29 @@ struct Arguments {
     limit: u64,
 }
 
-const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,job-controller,deployment-controller,replicaset-controller,node-lifecycle-controller";
+const CONTROLLERS: [&str; 4] = [
+    "job-controller",
+    "deployment-controller",
+    "replicaset-controller",
+    "node-lifecycle-controller",
+];
 /// Requests at once of whoever applies.
 const APPLIERS: usize = 8;
 /// Of whoever makes children without the operator: as many as the operator has.
 const MAKERS: usize = 16;
 /// Where children are made without the operator.
 const CEILING: &str = "ceiling";
-const CHILDREN: [(&str, &str); 4] = [
-    ("/apis/batch/v1", "jobs"),
-    ("/apis/apps/v1", "deployments"),
-    ("/api/v1", "configmaps"),
-    ("/api/v1", "services"),
+/// Children by API, plural and kind, and what the server adds to their spec.
+const CHILDREN: [(&str, &str, &str, &[&str]); 4] = [
+    ("/apis/batch/v1", "jobs", "Job", &["selector"]),
+    ("/apis/apps/v1", "deployments", "Deployment", &[]),
+    ("/api/v1", "configmaps", "ConfigMap", &[]),
+    (
+        "/api/v1",
+        "services",
+        "Service",
+        &["clusterIP", "clusterIPs"],
+    ),
 ];
 
 #[tokio::main]
@@ -79,10 +90,7 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     let cluster = started().await.map_err(|e| e.to_string())?;
     let client = cluster.client();
     install(client).await?;
-    let health = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
-        free.local_addr().map_err(|e| e.to_string())?.to_string()
-    };
+    let health = format!("127.0.0.1:{}", cluster::port().map_err(|e| e.to_string())?);
     let kubeconfig = cluster.kubeconfig().unwrap_or_default();
     let start = || Operator::start(&arguments.operator, None, &kubeconfig, &endpoint, &health);
 
@@ -166,7 +174,7 @@ fn float(number: usize) -> f64 {
 /// The control plane with a scheduler and kwok.
 async fn started() -> Result<Cluster, cluster::ClusterError> {
     cluster::build(&["kube-scheduler", "kwok"])?;
-    let mut cluster = Cluster::start(CONTROLLERS, "5m").await?;
+    let mut cluster = Cluster::start(&CONTROLLERS, "5m").await?;
     let kubeconfig = cluster.kubeconfig().unwrap_or_default();
     let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
     let scheduler = [
@@ -385,7 +393,7 @@ async fn all_have_children(
 /// The children of the ten objects `form`, by the number of the object, as somebody else would create them.
 async fn forms(client: &Client) -> Result<BTreeMap<usize, Vec<(String, Value)>>, String> {
     let mut forms: BTreeMap<usize, Vec<(String, Value)>> = BTreeMap::new();
-    for (prefix, plural) in CHILDREN {
+    for (prefix, plural, kind, given) in CHILDREN {
         let group = prefix
             .trim_start_matches("/apis/")
             .trim_start_matches("/api/");
@@ -400,25 +408,13 @@ async fn forms(client: &Client) -> Result<BTreeMap<usize, Vec<(String, Value)>>,
                 "labels": child.pointer("/metadata/labels"),
                 "annotations": child.pointer("/metadata/annotations"),
             });
-            let kind = match plural {
-                "jobs" => "Job",
-                "deployments" => "Deployment",
-                "configmaps" => "ConfigMap",
-                _ => "Service",
-            };
             let mut form = json!({"apiVersion": group, "kind": kind, "metadata": metadata,
                 "spec": child.get("spec"), "data": child.get("data")});
             if let Some(form) = form.as_object_mut() {
                 form.retain(|_, part| !part.is_null());
             }
-            // What the server gave it.
-            for given in ["selector", "clusterIP", "clusterIPs"] {
-                if matches!(plural, "jobs" | "services")
-                    && !(plural == "services" && given == "selector")
-                    && let Some(spec) = form.get_mut("spec").and_then(Value::as_object_mut)
-                {
-                    spec.remove(given);
-                }
+            if let Some(spec) = form.get_mut("spec").and_then(Value::as_object_mut) {
+                spec.retain(|field, _| !given.contains(&field.as_str()));
             }
             if let Some(labels) = form.pointer_mut("/spec/template/metadata/labels")
                 && plural == "jobs"

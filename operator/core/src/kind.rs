@@ -60,7 +60,7 @@ pub struct Observed<K> {
     pub now: Timestamp,
 }
 
-/// An object of a kind of ours, as it is read and written.
+/// An object of a watched kind, ours or a child's, as it is read and written.
 pub trait Object:
     kube::Resource<DynamicType = ()>
     + Clone

@@ -25,7 +25,7 @@ mod training;
 pub mod unimplemented;
 
 pub use action::{Action, ObjectRef, Propagation, StoreOperation};
-pub use kind::{CHILD_KINDS, Children, Kind, Observed, World, observe};
+pub use kind::{CHILD_KINDS, Children, Kind, Object, Observed, World, observe};
 pub use peer::{Edge, Key, Peer, Reference, Standing};
 pub use plan::{Event, Plan};
 pub use query::{Answer, Artefact, Checkpoint, Completion, Facts, Query, Received};

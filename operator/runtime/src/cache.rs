@@ -8,10 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use bessemer_core::Object;
 use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::bug::{Bug, planted};
 use crate::packed::{Packed, Packer};
@@ -29,8 +28,8 @@ impl Place {
     /// The place of `object`.
     pub fn of(object: &impl Resource) -> Self {
         let meta = object.meta();
-        let word = |word: &Option<String>| word.clone().unwrap_or_default();
-        Self::new(&word(&meta.namespace), &word(&meta.name))
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        Self::new(namespace, meta.name.as_deref().unwrap_or_default())
     }
 
     fn parts(&self) -> (&str, &str) {
@@ -71,16 +70,6 @@ struct Held<K> {
     object: Packed<K>,
 }
 
-impl<K> Clone for Held<K> {
-    fn clone(&self) -> Self {
-        Self {
-            version: self.version,
-            owner: self.owner,
-            object: self.object.clone(),
-        }
-    }
-}
-
 struct Listing<K> {
     found: BTreeMap<Place, Held<K>>,
     written: BTreeSet<Place>,
@@ -97,7 +86,7 @@ const REMOVED: usize = 2048;
 /// An object before and after.
 pub type Change<K> = (Option<Arc<K>>, Option<Arc<K>>);
 
-impl<K: Resource + Clone + Serialize + DeserializeOwned> Cache<K> {
+impl<K: Object> Cache<K> {
     /// An empty cache whose objects are also found by what `owner` says of them.
     pub fn new(owner: fn(&K) -> Option<String>) -> Self {
         let state = State {
@@ -191,7 +180,8 @@ impl<K: Resource + Clone + Serialize + DeserializeOwned> Cache<K> {
 
     /// Removes an object that is gone. `version` is that of the deletion where known.
     pub fn remove(&self, place: &Place, uid: Option<&str>, version: u64) -> Option<Arc<K>> {
-        self.state.write().remove(place, uid, version)
+        let before = self.state.write().take(place, uid, version)?;
+        Some(before.unpack())
     }
 
     /// A list of `scope` (a namespace, or empty for all) begins: what it does not contain will be removed at its end.
@@ -263,7 +253,7 @@ impl<K: Resource + Clone + Serialize + DeserializeOwned> Cache<K> {
     }
 }
 
-impl<K: Resource + Serialize + DeserializeOwned> State<K> {
+impl<K: Object> State<K> {
     fn hold(&mut self, object: &K, owner: fn(&K) -> Option<String>) -> Held<K> {
         Held {
             version: version(object),
@@ -299,10 +289,6 @@ impl<K: Resource + Serialize + DeserializeOwned> State<K> {
             self.owned.insert((owner, place.clone()));
         }
         self.objects.insert(place, held).map(|before| before.object)
-    }
-
-    fn remove(&mut self, place: &Place, uid: Option<&str>, version: u64) -> Option<Arc<K>> {
-        self.take(place, uid, version).map(|before| before.unpack())
     }
 
     fn take(&mut self, place: &Place, uid: Option<&str>, version: u64) -> Option<Packed<K>> {

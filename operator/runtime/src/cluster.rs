@@ -5,14 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bessemer_api::{Dataset, Evaluation, FineTune, Kind as KindName, ModelDeployment, PretrainJob};
-use bessemer_core::{Children, Key, Kind, Peer, World, label};
+use bessemer_core::{Children, Key, Kind, Object, Peer, World, label};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec, Service};
 use kube::Resource;
 use parking_lot::RwLock;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::bug::{Bug, planted};
@@ -187,16 +185,8 @@ impl Cluster {
     /// UIDs of every cached object.
     #[must_use]
     pub fn uids(&self) -> BTreeSet<String> {
-        fn of<K: Kind + Kept>(cache: &Cache<K>) -> impl Iterator<Item = String> {
-            let places = cache.places().into_iter();
-            places.filter_map(|place| cache.get(&place)?.meta().uid.clone())
-        }
-        of(&self.datasets)
-            .chain(of(&self.pretrain_jobs))
-            .chain(of(&self.fine_tunes))
-            .chain(of(&self.evaluations))
-            .chain(of(&self.model_deployments))
-            .collect()
+        let keys = self.keys().into_iter();
+        keys.filter_map(|key| Some(self.peer(&key)?.uid)).collect()
     }
 
     /// Records why the newest copy of `key` cannot be read, or that it can; what cannot must be told.
@@ -237,8 +227,18 @@ impl Cluster {
             .collect()
     }
 
-    fn peer_in<K: Kind + Kept>(cache: &Cache<K>, key: &Key) -> Option<Peer> {
-        cache.get(&place(key)).map(|object| object.peer())
+    /// What others may know of the object `key`.
+    fn peer(&self, key: &Key) -> Option<Peer> {
+        fn of<K: Kind + Kept>(cache: &Cache<K>, key: &Key) -> Option<Peer> {
+            cache.get(&place(key)).map(|object| object.peer())
+        }
+        match key.kind {
+            KindName::Dataset => of(&self.datasets, key),
+            KindName::PretrainJob => of(&self.pretrain_jobs, key),
+            KindName::FineTune => of(&self.fine_tunes, key),
+            KindName::Evaluation => of(&self.evaluations, key),
+            KindName::Deployment => of(&self.model_deployments, key),
+        }
     }
 
     /// Sets who is told which objects a change concerns. Called once, before any watch runs.
@@ -340,7 +340,7 @@ impl Cluster {
 }
 
 /// What is kept of an object of a watched kind.
-pub trait Kept: Resource + Clone + Serialize + DeserializeOwned {
+pub trait Kept: Object {
     /// Drops what nobody reads, so that memory stays small.
     fn prune(&mut self) {}
 }
@@ -379,13 +379,7 @@ pub struct Surroundings<'a> {
 
 impl World for Surroundings<'_> {
     fn peer(&self, key: &Key) -> Option<Peer> {
-        match key.kind {
-            KindName::Dataset => Cluster::peer_in(&self.cluster.datasets, key),
-            KindName::PretrainJob => Cluster::peer_in(&self.cluster.pretrain_jobs, key),
-            KindName::FineTune => Cluster::peer_in(&self.cluster.fine_tunes, key),
-            KindName::Evaluation => Cluster::peer_in(&self.cluster.evaluations, key),
-            KindName::Deployment => Cluster::peer_in(&self.cluster.model_deployments, key),
-        }
+        self.cluster.peer(key)
     }
 
     fn children(&self, uid: &str) -> Children {

@@ -12,20 +12,11 @@ use serde::de::DeserializeOwned;
 const DICTIONARY: usize = 16 << 10;
 
 /// One object, read anew each time.
+#[derive(Clone)]
 pub struct Packed<K> {
     bytes: Arc<[u8]>,
     dictionary: Arc<[u8]>,
     kind: PhantomData<fn() -> K>,
-}
-
-impl<K> Clone for Packed<K> {
-    fn clone(&self) -> Self {
-        Self {
-            bytes: self.bytes.clone(),
-            dictionary: self.dictionary.clone(),
-            kind: PhantomData,
-        }
-    }
 }
 
 impl<K: DeserializeOwned> Packed<K> {

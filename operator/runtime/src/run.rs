@@ -472,12 +472,7 @@ impl Watching<'_> {
 
     fn child<K>(&mut self, kind: &'static str, cache: &Arc<Cache<K>>)
     where
-        K: Kept
-            + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + std::fmt::Debug
-            + Send
-            + Sync
-            + 'static,
+        K: Kept + kube::Resource<Scope = NamespaceResourceScope>,
     {
         let cluster = self.cluster.clone();
         let changed = move |change| cluster.child_changed(change);
@@ -492,12 +487,7 @@ impl Watching<'_> {
         changed: impl Fn(Change<K>) + Clone + Send + Sync + 'static,
         readable: impl Fn(Place, Option<String>) + Clone + Send + Sync + 'static,
     ) where
-        K: Kept
-            + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + std::fmt::Debug
-            + Send
-            + Sync
-            + 'static,
+        K: Kept + kube::Resource<Scope = NamespaceResourceScope>,
     {
         let all = vec![String::new()];
         let scopes = if self.config.namespaces.is_empty() {

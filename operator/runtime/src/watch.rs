@@ -4,18 +4,16 @@
 //! One shared backoff would let one failing kind stop all others (trino-operator#936), and a watch that is silent longer
 //! than a load balancer's patience dies unnoticed (Azure/kars#456): hence tasks apart and a watch timeout of 200 s.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bessemer_core::Object;
 use futures::StreamExt;
+use kube::ResourceExt;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, Event};
-use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::backoff::Policy;
@@ -81,17 +79,7 @@ pub struct Watch<K> {
     pub pulse: Pulse,
 }
 
-impl<K> Watch<K>
-where
-    K: Resource<DynamicType = ()>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
+impl<K: Object> Watch<K> {
     /// Watches for ever.
     pub async fn run(self) {
         let config = watcher::Config {

@@ -244,18 +244,11 @@ impl<'a, K: RunKind> Stage<'a, K> {
             "pod {name} should have ended {late} s ago: its node does not answer; attempt {} is given up",
             last.number + 1
         );
-        let failure = Failure {
-            reason: reason::NODE_LOST,
-            message,
-            terminal: false,
-            counts: false,
-            at: end,
-        };
         let checkpoint = self.checkpoint()?;
         let mut common = self.common();
-        common.lost_work_seconds = Some(self.lost(last, &failure, checkpoint.as_ref()));
+        common.lost_work_seconds = Some(self.lost(last, end, checkpoint.as_ref()));
         plan.actions.push(delete(last.job));
-        let told = Told::new(Verdict::InProgress, failure.reason, failure.message);
+        let told = Told::new(Verdict::InProgress, reason::NODE_LOST, message);
         self.finish(plan, common, &told, self.progress(Some(last)), None);
         Ok(true)
     }
@@ -268,7 +261,7 @@ impl<'a, K: RunKind> Stage<'a, K> {
         failure: &Failure,
     ) -> Result<(), Vec<Query>> {
         let checkpoint = self.checkpoint()?;
-        let lost = self.lost(last, failure, checkpoint.as_ref());
+        let lost = self.lost(last, failure.at, checkpoint.as_ref());
         if last.generation < self.generation {
             self.start(plan, lost); // the spec changed since: a new run of the same content
             return Ok(());
@@ -308,14 +301,10 @@ impl<'a, K: RunKind> Stage<'a, K> {
     }
 
     /// Seconds of work that no checkpoint holds, over all attempts so far.
-    fn lost(&self, last: &Attempt<'a>, failure: &Failure, checkpoint: Option<&Checkpoint>) -> i64 {
-        let begun = attempt::started(last.job).unwrap_or(failure.at);
+    fn lost(&self, last: &Attempt<'a>, end: Timestamp, checkpoint: Option<&Checkpoint>) -> i64 {
+        let begun = attempt::started(last.job).unwrap_or(end);
         let kept = checkpoint.map_or(begun, |checkpoint| checkpoint.time.max(begun));
-        let seconds = failure
-            .at
-            .as_second()
-            .saturating_sub(kept.as_second())
-            .max(0);
+        let seconds = end.as_second().saturating_sub(kept.as_second()).max(0);
         attempt::number::<i64>(last.job, label::LOST).saturating_add(seconds)
     }
 
