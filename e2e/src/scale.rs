@@ -150,6 +150,10 @@ pub fn mixed(number: usize, [corpus_name, pairs_name, base]: &[String; 3]) -> (K
             Kind::Evaluation,
             json!({"modelRef": base_ref, "suites": [{"name": format!("s{number}"), "perplexity": {"datasetRef": {"name": corpus_name}}}]}),
         ),
-        _ => (Kind::Deployment, json!({"modelRef": base_ref})),
+        // Nothing serves here: a candidate that would be asked for ten minutes is the benchmark's doing.
+        _ => (
+            Kind::Deployment,
+            json!({"modelRef": base_ref, "progressDeadlineSeconds": 30}),
+        ),
     }
 }

@@ -106,6 +106,7 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     let (idle, cpu) = settled(&operator, &health, limit).await?;
     let began = Mutex::default();
     let start_of_all = Instant::now();
+    let served = served(client).await?;
     apply(client, "x", arguments.objects, &names, &began).await?;
     let applied = start_of_all.elapsed();
     let children = all_have_children(client, "x", arguments.objects, &seen, limit).await?;
@@ -133,13 +134,17 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         part(50),
         part(99),
     );
+    told(served, client, count).await?;
+    let print = |until: &str, asked: f64, (peak, worked): (f64, f64)| {
+        println!(
+            "until {until}: {:.1} requests of the operator each, {:.1} s of its CPU, {peak:.1} MiB peak",
+            (asked - idle) / count,
+            worked - cpu,
+        );
+    };
+    print("then", requests(&health).await?, operator.used()?);
     let (asked, worked) = settled(&operator, &health, limit).await?;
-    let (peak, _) = operator.used()?;
-    println!(
-        "until nothing more is to do: {:.1} requests of the operator each, {:.1} s of its CPU, {peak:.1} MiB peak",
-        (asked - idle) / count,
-        worked - cpu,
-    );
+    print("nothing more is to do", asked, operator.used()?);
     tokio::time::sleep(Duration::from_secs(arguments.rest)).await;
     let (later, (peak, cpu)) = (requests(&health).await?, operator.used()?);
     println!(
@@ -156,11 +161,85 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     println!("started again over them: {cpu:.1} s of CPU, {peak:.1} MiB peak");
     drop(operator);
 
-    // After, not before: the pods of these Jobs would still be made while the operator is measured.
-    let ceiling = ceiling(client, arguments.objects.min(1000), &forms).await?;
+    // Found at the start: what the operator can do where nobody applies beside it.
+    let found = arguments.objects.min(1000);
+    apply(client, "y", found, &names, &Mutex::default()).await?;
+    let operator = start()?;
+    let begin = Instant::now();
+    let children = all_have_children(client, "y", found, &seen, limit).await?;
+    let first = children.values().min().copied().unwrap_or(begin);
+    let last = children.values().max().copied().unwrap_or(begin);
+    let backlog = float(found) / last.duration_since(first).as_secs_f64();
     println!(
-        "the same children without the operator, and nothing else: {ceiling:.0}/s; with it {:.0} % of that",
-        100.0 * count / seconds / ceiling
+        "{found} objects found at the start: {:.1} s to the first children, then {backlog:.0}/s",
+        first.duration_since(begin).as_secs_f64(),
+    );
+    settled(&operator, &health, limit).await?;
+    drop(operator);
+
+    // After, not before: the pods of these Jobs would still be made while the operator is measured.
+    let ceiling = ceiling(client, found, &forms).await?;
+    let share = |rate: f64| 100.0 * rate / ceiling;
+    println!(
+        "the same children without the operator, and nothing else: {ceiling:.0}/s; with it {:.0} % of that while objects are \
+         applied, {:.0} % of what it found",
+        share(count / seconds),
+        share(backlog),
+    );
+    Ok(())
+}
+
+/// Requests that the API server has answered so far, but watches, by verb and resource.
+async fn served(client: &Client) -> Result<BTreeMap<String, f64>, String> {
+    let request = Request::builder().uri("/metrics").body(Vec::new());
+    let text = client
+        .request_text(request.map_err(|e| e.to_string())?)
+        .await;
+    let text = text.map_err(|e| format!("GET /metrics: {e}"))?;
+    let mut served = BTreeMap::new();
+    for line in text.lines() {
+        let Some((labels, count)) = line
+            .strip_prefix("apiserver_request_total{")
+            .and_then(|rest| rest.rsplit_once("} "))
+        else {
+            continue;
+        };
+        let label = |name: &str| {
+            let at = labels.find(&format!("{name}=\""))? + name.len() + 2;
+            labels.get(at..)?.split('"').next()
+        };
+        let part = |name: &str| label(name).unwrap_or_default();
+        let request = format!(
+            "{} {} {}",
+            part("verb"),
+            part("resource"),
+            part("subresource")
+        );
+        if part("verb") != "WATCH" {
+            *served.entry(request.trim_end().to_owned()).or_default() +=
+                count.parse().unwrap_or(0.0);
+        }
+    }
+    Ok(served)
+}
+
+/// Prints what the API server has answered since `before`, of anybody's, for each of `count` objects.
+async fn told(before: BTreeMap<String, f64>, client: &Client, count: f64) -> Result<(), String> {
+    let mut since: Vec<(f64, String)> = served(client)
+        .await?
+        .into_iter()
+        .map(|(request, total)| (total - before.get(&request).unwrap_or(&0.0), request))
+        .collect();
+    since.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let most = since.iter().take(12);
+    let most: Vec<String> = most
+        .map(|(total, request)| format!("{request} {:.2}", total / count))
+        .collect();
+    let all: f64 = since.iter().map(|(total, _)| total).sum();
+    println!(
+        "answered by the API server for each until then: {:.1}, of them {}",
+        all / count,
+        most.join(", ")
     );
     Ok(())
 }

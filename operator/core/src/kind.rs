@@ -30,9 +30,10 @@ pub trait World {
 /// of its Jobs and Deployments: found by the labels [`crate::label::KIND`] and [`crate::label::NAME`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Children {
-    /// Jobs. Read: metadata, spec.suspend, status.
+    /// Jobs. Read: metadata, spec.suspend, spec.completions, status.active, succeeded, failed, its times and conditions.
     pub jobs: Vec<Job>,
-    /// Pods. Read: metadata, status.
+    /// Pods. Read: metadata without annotations; status.phase, the conditions PodScheduled and DisruptionTarget, and the
+    /// present and last state of containers.
     pub pods: Vec<Pod>,
     /// ConfigMaps. Read: metadata, data.
     pub config_maps: Vec<ConfigMap>,

@@ -13,7 +13,7 @@ use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
 
 use crate::bug::{Bug, planted};
-use crate::packed::{Packed, Packer};
+use crate::packed::{Packed, Packer, version};
 
 /// Namespace and name of an object within its kind. Copies share one text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +65,6 @@ struct State<K> {
 }
 
 struct Held<K> {
-    version: u64,
     owner: Option<u64>,
     object: Packed<K>,
 }
@@ -153,7 +152,7 @@ impl<K: Object> Cache<K> {
         state.listed.len() >= state.scopes
     }
 
-    /// Folds in a newer copy. Returns what changed, or nothing if `object` was older or equal.
+    /// Folds in a newer copy. Returns what changed, or nothing if `object` was older or says nothing new.
     pub fn apply(&self, object: K) -> Option<Change<K>> {
         self.fold(Place::of(&object), object, &mut self.state.write())
     }
@@ -168,13 +167,13 @@ impl<K: Object> Cache<K> {
         self.fold(place, object, &mut state)
     }
 
-    fn fold(&self, place: Place, object: K, state: &mut State<K>) -> Option<Change<K>> {
+    fn fold(&self, place: Place, mut object: K, state: &mut State<K>) -> Option<Change<K>> {
         let uid = object.meta().uid.as_deref();
         if !state.is_news(&place, uid, version(&object)) {
             return None;
         }
-        let held = state.hold(&object, self.owner);
-        let before = state.put(place, held);
+        let held = state.hold(&mut object, self.owner);
+        let before = state.put(place, held)?;
         Some((before.map(|before| before.unpack()), Some(Arc::new(object))))
     }
 
@@ -197,11 +196,11 @@ impl<K: Object> Cache<K> {
     }
 
     /// One object of the list.
-    pub fn list_item(&self, scope: &str, object: &K) {
+    pub fn list_item(&self, scope: &str, mut object: K) {
         let mut state = self.state.write();
-        let held = state.hold(object, self.owner);
+        let held = state.hold(&mut object, self.owner);
         if let Some(listing) = state.listings.get_mut(scope) {
-            listing.found.insert(Place::of(object), held);
+            listing.found.insert(Place::of(&object), held);
         }
     }
 
@@ -239,9 +238,11 @@ impl<K: Object> Cache<K> {
             .retain(|place, _| !scope.is_empty() && place.namespace() != scope);
         for (place, held) in listing.found {
             // The deletions of this scope have just been forgotten, and only they ask for the uid.
-            if state.is_news(&place, None, held.version) {
+            if state.is_news(&place, None, held.object.version) {
                 let after = held.object.clone();
-                changes.push([state.put(place, held), Some(after)]);
+                if let Some(before) = state.put(place, held) {
+                    changes.push([before, Some(after)]);
+                }
             }
         }
         state.listed.insert(scope.to_owned());
@@ -254,9 +255,8 @@ impl<K: Object> Cache<K> {
 }
 
 impl<K: Object> State<K> {
-    fn hold(&mut self, object: &K, owner: fn(&K) -> Option<String>) -> Held<K> {
+    fn hold(&mut self, object: &mut K, owner: fn(&K) -> Option<String>) -> Held<K> {
         Held {
-            version: version(object),
             owner: owner(object).map(|owner| fingerprint(&owner.as_str())),
             object: self.packer.pack(object),
         }
@@ -274,10 +274,11 @@ impl<K: Object> State<K> {
         let Some(before) = self.objects.get(place) else {
             return true;
         };
-        !planted(Bug::StaleCache) && (version == 0 || before.version < version)
+        !planted(Bug::StaleCache) && (version == 0 || before.object.version < version)
     }
 
-    fn put(&mut self, place: Place, held: Held<K>) -> Option<Packed<K>> {
+    /// Keeps a newer copy. Returns the one before unless both say the same.
+    fn put(&mut self, place: Place, held: Held<K>) -> Option<Option<Packed<K>>> {
         let known = self.objects.get_key_value(&place);
         let (place, old) = known.map_or((place, None), |(place, before)| {
             (place.clone(), before.owner)
@@ -288,21 +289,24 @@ impl<K: Object> State<K> {
         if let Some(owner) = held.owner {
             self.owned.insert((owner, place.clone()));
         }
-        self.objects.insert(place, held).map(|before| before.object)
+        let after = held.object.clone();
+        let before = self.objects.insert(place, held).map(|before| before.object);
+        let same = before.as_ref().is_some_and(|b| b.says_the_same(&after));
+        (!same).then_some(before)
     }
 
     fn take(&mut self, place: &Place, uid: Option<&str>, version: u64) -> Option<Packed<K>> {
         let held = self.objects.get(place)?;
         let known = held.object.unpack().uid();
         let other = uid.is_some_and(|uid| known.as_deref().is_some_and(|known| known != uid));
-        if other || (version != 0 && held.version > version) {
+        if other || (version != 0 && held.object.version > version) {
             return None;
         }
         let (place, before) = self.objects.remove_entry(place)?;
         self.disown(before.owner, &place);
         let removed = Removed {
             uid: known,
-            version: version.max(before.version),
+            version: version.max(before.object.version),
         };
         self.removed.insert(place, removed);
         if self.removed.len() > REMOVED {
@@ -319,16 +323,6 @@ impl<K: Object> State<K> {
             self.owned.remove(&(owner, place.clone()));
         }
     }
-}
-
-/// The version of `object` as a number, 0 if it has none.
-pub fn version(object: &impl Resource) -> u64 {
-    object
-        .meta()
-        .resource_version
-        .as_deref()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(0)
 }
 
 /// A stable digest of anything hashable, for predicates.
@@ -349,6 +343,7 @@ mod tests {
         map.metadata.namespace = Some("ns".into());
         map.metadata.uid = Some(uid.into());
         map.metadata.resource_version = Some(version.to_string());
+        map.data = Some([("version".to_owned(), version.to_string())].into());
         map
     }
 
@@ -375,6 +370,22 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_says_nothing_new_is_no_change_but_its_version_counts() {
+        let cache = cache();
+        let copy = |version: u64| {
+            let mut map = object("a", "u1", 0);
+            map.metadata.resource_version = Some(version.to_string());
+            map
+        };
+        assert!(cache.apply(copy(1)).is_some());
+        assert!(cache.apply(copy(5)).is_none());
+        let kept = cache.get(&place("a")).unwrap();
+        assert_eq!(kept.metadata.resource_version.as_deref(), Some("5"));
+        assert!(cache.apply(object("a", "u1", 4)).is_none());
+        assert!(cache.apply(object("a", "u1", 6)).is_some());
+    }
+
+    #[test]
     fn late_events_do_not_bring_back_what_was_deleted() {
         let cache = cache();
         cache.apply(object("a", "u1", 3));
@@ -393,7 +404,7 @@ mod tests {
         cache.apply(object("a", "u1", 1));
         cache.apply(object("b", "u2", 2));
         cache.begin_list("");
-        cache.list_item("", &object("b", "u2", 2));
+        cache.list_item("", object("b", "u2", 2));
         cache.written(object("c", "u3", 5));
         assert!(!cache.synced());
         let mut changes = 0;
@@ -411,7 +422,7 @@ mod tests {
         for scope in ["ns", "other"] {
             cache.begin_list(scope);
         }
-        cache.list_item("ns", &object("a", "u1", 1));
+        cache.list_item("ns", object("a", "u1", 1));
         cache.end_list("ns", |_| ());
         assert!(!cache.synced());
         cache.end_list("other", |change| unreachable!("{change:?}"));

@@ -8,7 +8,9 @@ use bessemer_api::{Dataset, Evaluation, FineTune, Kind as KindName, ModelDeploym
 use bessemer_core::{Children, Key, Kind, Object, Peer, World, label};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, ContainerStatus, Pod, PodStatus, PodTemplateSpec, Service,
+};
 use kube::Resource;
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -65,8 +67,8 @@ fn unowned<K>(_object: &K) -> Option<String> {
     None
 }
 
-/// Called with the key of each object that something touched.
-type Touched = Arc<dyn Fn(Key) + Send + Sync>;
+/// Called with the key of each object that something touched, and whether it is one nobody has looked at.
+type Touched = Arc<dyn Fn(Key, bool) + Send + Sync>;
 
 /// The caches.
 pub struct Cluster {
@@ -194,7 +196,7 @@ impl Cluster {
         match why {
             Some(why) => {
                 self.unreadable.write().insert(key.clone(), why);
-                self.touch(key);
+                self.touch(key, false);
             }
             None => drop(self.unreadable.write().remove(&key)),
         }
@@ -242,14 +244,14 @@ impl Cluster {
     }
 
     /// Sets who is told which objects a change concerns. Called once, before any watch runs.
-    pub fn on_touch(&self, touched: impl Fn(Key) + Send + Sync + 'static) {
+    pub fn on_touch(&self, touched: impl Fn(Key, bool) + Send + Sync + 'static) {
         *self.touched.write() = Some(Arc::new(touched));
     }
 
-    fn touch(&self, key: Key) {
+    fn touch(&self, key: Key, new: bool) {
         let touched = self.touched.read().clone();
         if let Some(touched) = touched {
-            touched(key);
+            touched(key, new);
         }
     }
 
@@ -261,7 +263,7 @@ impl Cluster {
             .filter_map(|child| owner_key(child.as_ref()))
             .collect();
         for key in keys {
-            self.touch(key);
+            self.touch(key, false);
         }
     }
 
@@ -285,10 +287,10 @@ impl Cluster {
         }
         if old != new && !planted(Bug::MissedReference) {
             for downstream in self.downstream(&key) {
-                self.touch(downstream);
+                self.touch(downstream, false);
             }
         }
-        self.touch(key);
+        self.touch(key, before.is_none());
     }
 
     /// Folds the answer to our own write into the cache of its kind.
@@ -359,6 +361,11 @@ impl Kept for Job {
         if let Some(spec) = self.spec.as_mut() {
             spec.template = PodTemplateSpec::default();
         }
+        if let Some(status) = self.status.as_mut() {
+            status.ready = None;
+            status.terminating = None;
+            status.uncounted_terminated_pods = None;
+        }
     }
 }
 
@@ -366,6 +373,30 @@ impl Kept for Pod {
     fn prune(&mut self) {
         self.spec = None;
         self.metadata.annotations = None;
+        let Some(status) = self.status.take() else {
+            return;
+        };
+        let read = ["PodScheduled", "DisruptionTarget"];
+        let conditions = status.conditions.into_iter().flatten();
+        let containers = status.container_statuses.into_iter().flatten();
+        self.status = Some(PodStatus {
+            phase: status.phase,
+            conditions: Some(
+                conditions
+                    .filter(|condition| read.contains(&condition.type_.as_str()))
+                    .collect(),
+            ),
+            container_statuses: Some(
+                containers
+                    .map(|container| ContainerStatus {
+                        state: container.state,
+                        last_state: container.last_state,
+                        ..ContainerStatus::default()
+                    })
+                    .collect(),
+            ),
+            ..PodStatus::default()
+        });
     }
 }
 

@@ -4,7 +4,8 @@
 //! # Invariants
 //! - an object is handed out at most once at a time; a trigger during its work runs it once more afterwards;
 //! - an object waits at most once; of several delays the earliest counts;
-//! - order is first in, first out, so no object can hold back another.
+//! - objects nobody has looked at go before the others, each group first in, first out; of any few turns one is of the
+//!   others, so no object can hold back another for ever.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -20,8 +21,13 @@ pub struct Queue<K> {
     changed: Notify,
 }
 
+/// While both groups wait, one turn in so many is not of the new ones.
+const TURNS: usize = 16;
+
 struct State<K> {
+    new: VecDeque<K>,
     ready: VecDeque<K>,
+    turn: usize,
     waiting: BTreeMap<K, Instant>,
     active: BTreeMap<K, Instant>,
     again: BTreeSet<K>,
@@ -63,7 +69,9 @@ impl<K: Ord + Clone> Queue<K> {
     #[must_use]
     pub fn new() -> Self {
         let state = State {
+            new: VecDeque::new(),
             ready: VecDeque::new(),
+            turn: 0,
             waiting: BTreeMap::new(),
             active: BTreeMap::new(),
             again: BTreeSet::new(),
@@ -79,7 +87,16 @@ impl<K: Ord + Clone> Queue<K> {
 
     /// Asks for work on `key` now. Returns whether it was not waiting already.
     pub fn add(&self, key: K) -> bool {
-        let added = self.state.lock().add(key, Instant::now());
+        self.ask(key, false)
+    }
+
+    /// As [`Queue::add`], for a `key` that nobody has looked at yet: before those that are known.
+    pub fn add_new(&self, key: K) -> bool {
+        self.ask(key, true)
+    }
+
+    fn ask(&self, key: K, new: bool) -> bool {
+        let added = self.state.lock().add(key, new, Instant::now());
         if added {
             self.changed.notify_one();
         }
@@ -120,7 +137,7 @@ impl<K: Ord + Clone> Queue<K> {
                 state.promote(now);
                 if let Some(taken) = state.take(now) {
                     // Another worker may have lost this wake-up to us while more is ready.
-                    if !state.ready.is_empty() || !state.due.is_empty() {
+                    if state.waiting() > 0 || !state.due.is_empty() {
                         self.changed.notify_one();
                     }
                     return Some(taken);
@@ -142,7 +159,7 @@ impl<K: Ord + Clone> Queue<K> {
         let mut state = self.state.lock();
         state.active.remove(key);
         if state.again.remove(key) {
-            state.add(key.clone(), Instant::now());
+            state.add(key.clone(), false, Instant::now());
             drop(state);
             self.changed.notify_one();
         }
@@ -160,7 +177,7 @@ impl<K: Ord + Clone> Queue<K> {
         let state = self.state.lock();
         let now = Instant::now();
         Load {
-            ready: state.ready.len(),
+            ready: state.waiting(),
             active: state.active.len(),
             delayed: state.due.len(),
             longest_active: state
@@ -174,7 +191,11 @@ impl<K: Ord + Clone> Queue<K> {
 }
 
 impl<K: Ord + Clone> State<K> {
-    fn add(&mut self, key: K, now: Instant) -> bool {
+    fn waiting(&self) -> usize {
+        self.new.len() + self.ready.len()
+    }
+
+    fn add(&mut self, key: K, new: bool, now: Instant) -> bool {
         if self.active.contains_key(&key) {
             return self.again.insert(key);
         }
@@ -182,7 +203,8 @@ impl<K: Ord + Clone> State<K> {
             return false;
         }
         self.waiting.insert(key.clone(), now);
-        self.ready.push_back(key);
+        let group = if new { &mut self.new } else { &mut self.ready };
+        group.push_back(key);
         true
     }
 
@@ -198,12 +220,17 @@ impl<K: Ord + Clone> State<K> {
                 break;
             }
             self.no_longer_due(&key);
-            self.add(Arc::unwrap_or_clone(key), now);
+            self.add(Arc::unwrap_or_clone(key), false, now);
         }
     }
 
     fn take(&mut self, now: Instant) -> Option<Taken<K>> {
-        let key = self.ready.pop_front()?;
+        self.turn = (self.turn + 1) % TURNS;
+        let (first, then) = match self.turn {
+            0 => (&mut self.ready, &mut self.new),
+            _ => (&mut self.new, &mut self.ready),
+        };
+        let key = first.pop_front().or_else(|| then.pop_front())?;
         let since = self.waiting.remove(&key).unwrap_or(now);
         // The work to come decides anew when the object must come back.
         self.no_longer_due(&key);
@@ -239,6 +266,28 @@ mod tests {
         assert_eq!(take(&queue).await, Some(1));
         queue.done(&1);
         assert_eq!(take(&queue).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_objects_go_first_and_hold_nobody_back() {
+        let queue = Queue::new();
+        for key in 0..20 {
+            queue.add(key);
+            queue.add_new(100 + key);
+        }
+        queue.add_new(0);
+        assert_eq!(queue.load().ready, 40);
+        let mut order = Vec::new();
+        while let Some(key) = take(&queue).await {
+            queue.done(&key);
+            order.push(key);
+        }
+        let new: Vec<u32> = order.iter().copied().filter(|key| *key >= 100).collect();
+        assert_eq!(new, (100..120).collect::<Vec<_>>());
+        let known: Vec<u32> = order.iter().copied().filter(|key| *key < 100).collect();
+        assert_eq!(known, (0..20).collect::<Vec<_>>());
+        let first = order.iter().position(|key| *key == 0);
+        assert_eq!(first, Some(TURNS - 1), "{order:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bessemer_core::{Answer, Facts, Key, Plan, Query, Received, Settings, label, observe, reason};
+use bessemer_core::{
+    Action, Answer, Facts, Key, Plan, Query, Received, Settings, label, observe, reason,
+};
 use k8s_openapi::api::core::v1::{Event, ObjectReference, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
@@ -21,6 +23,7 @@ use crate::intake::Board;
 use crate::metric::{Controller, Metrics};
 use crate::outside::{Outside, Trouble};
 use crate::publish::{self, Pace, Published};
+use crate::queue::Queue;
 use crate::remote::{self, Remote, Target};
 use crate::telemetry;
 
@@ -30,6 +33,8 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 const QUERY_DEADLINE: Duration = Duration::from_secs(60);
 /// Rounds of questions before the plan is taken to be broken.
 const ROUNDS: usize = 8;
+/// From so many waiting objects on, children are made first and told of afterwards.
+const CROWD: usize = 32;
 
 /// What a reconcile works with.
 pub struct Reconciler {
@@ -47,6 +52,8 @@ pub struct Reconciler {
     pub clock: Arc<dyn Clock>,
     /// What the installer decided.
     pub settings: Settings,
+    /// Objects that wait for their turn.
+    pub queue: Arc<Queue<Key>>,
     /// Status writes.
     pub pace: Pace,
     /// Events.
@@ -179,7 +186,7 @@ impl Reconciler {
             "plan",
             plan.actions
                 .iter()
-                .map(bessemer_core::Action::category)
+                .map(Action::category)
                 .collect::<Vec<_>>()
                 .join(","),
         );
@@ -200,33 +207,48 @@ impl Reconciler {
                 return Err(error.into());
             }
         }
+        if self.may_tell_later(&plan) {
+            return Ok(Outcome::Changed {
+                again: plan.requeue.map(Duration::from_secs),
+            });
+        }
         self.tell(key, object, &plan).await
     }
 
-    /// Plans until the plan asks nothing more. Facts live for this pass only.
+    /// Whether the status can wait for the look that the writes of `plan` bring about, so that the children of others come
+    /// first: a child that was created holds all that its object's status says of it.
+    fn may_tell_later(&self, plan: &Plan) -> bool {
+        let creates = |action: &Action| matches!(action, Action::Create { .. });
+        !plan.actions.is_empty()
+            && plan.actions.iter().all(creates)
+            && self.queue.load().ready >= CROWD
+    }
+
+    /// Plans until the plan asks nothing more, over one snapshot. Facts live for this pass only.
     async fn plan<K: Cached>(&self, key: &Key, object: &K, uid: &str) -> Result<Plan, Error> {
         let progress = self.board.get(uid).map(|r| Received {
             report: r.report,
             at: r.at,
         });
-        let mut facts = Facts {
+        let facts = Facts {
             progress,
             ..Facts::default()
         };
+        let world = Surroundings {
+            cluster: &self.cluster,
+            key,
+        };
+        let mut observed = observe(object, &world, facts, self.clock.now());
         for _ in 0..ROUNDS {
-            let world = Surroundings {
-                cluster: &self.cluster,
-                key,
-            };
-            let observed = observe(object, &world, facts.clone(), self.clock.now());
             let plan = K::plan(&observed, &self.settings);
             if plan.queries.is_empty() {
                 return Ok(plan);
             }
             for query in plan.queries {
                 let answer = self.answer(&query).await;
-                facts.answers.insert(query, answer);
+                observed.facts.answers.insert(query, answer);
             }
+            observed.now = self.clock.now();
         }
         Err(Error::EndlessQuestions)
     }

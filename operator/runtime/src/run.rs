@@ -179,9 +179,13 @@ pub async fn run(
         })
         .clone();
     let touched = queue.clone();
-    cluster.on_touch(move |key| {
+    cluster.on_touch(move |key, new| {
         adds.inc();
-        touched.add(key);
+        if new {
+            touched.add_new(key);
+        } else {
+            touched.add(key);
+        }
     });
     watch_all(&mut tasks, &client, &config, &parts, &cluster, &pulse);
 
@@ -238,6 +242,7 @@ pub async fn run(
         board,
         clock: parts.clock.clone(),
         settings: config.settings.clone(),
+        queue: queue.clone(),
         pace: Pace::default(),
         recorder: Recorder::new(client, &config.identity),
         metrics: parts.metrics.clone(),

@@ -18,9 +18,10 @@ use tokio::time::Instant;
 
 use crate::backoff::Policy;
 use crate::bug::{Bug, planted};
-use crate::cache::{self, Cache, Change, Place};
+use crate::cache::{Cache, Change, Place};
 use crate::clock::Random;
 use crate::metric::{self, Metrics};
+use crate::packed::version;
 
 /// Seconds after which the server ends a watch and the client starts the next.
 pub const TIMEOUT_SECONDS: u32 = 200;
@@ -133,7 +134,7 @@ impl<K: Object> Watch<K> {
             Event::InitApply(object) => {
                 let place = Place::of(&object);
                 match self.decode(object) {
-                    Some(object) => self.cache.list_item(&self.scope, &object),
+                    Some(object) => self.cache.list_item(&self.scope, object),
                     None => self.cache.list_unreadable(&self.scope, place),
                 }
             }
@@ -148,10 +149,7 @@ impl<K: Object> Watch<K> {
             Event::Delete(object) => {
                 let (place, uid) = (Place::of(&object), object.uid());
                 (self.readable)(place.clone(), None);
-                if let Some(before) =
-                    self.cache
-                        .remove(&place, uid.as_deref(), cache::version(&object))
-                {
+                if let Some(before) = self.cache.remove(&place, uid.as_deref(), version(&object)) {
                     (self.changed)((Some(before), None));
                 }
             }

@@ -293,7 +293,9 @@ impl Rollout<'_> {
                 reason::CANDIDATE_CHECKING,
                 format!("the candidate gave no completion yet: {problem}"),
             );
-            self.look_again(2);
+            // Often at first, when a Service is not everywhere yet; the longer it lasts, the rarer.
+            let waited = u64::try_from(self.observed.object.spec.progress_deadline_seconds - left);
+            self.look_again((waited.unwrap_or(0) / 30).clamp(2, 10));
         }
         Ok(false)
     }

@@ -19,8 +19,8 @@ pub enum Outcome {
     },
     /// The Job's controller has created no pod yet.
     Podless,
-    /// No pod is running yet, for this reason.
-    Starting(Reason, String),
+    /// No pod is running yet, for this reason if one shows.
+    Starting(Option<(Reason, String)>),
     /// A pod is running, or has ended and the Job does not say so yet.
     Running,
     /// The Job succeeded.
@@ -149,11 +149,7 @@ fn outcome(job: &Job, pods: &[Pod]) -> Outcome {
     if own.is_empty() {
         return Outcome::Podless;
     }
-    let (reason, message) = own
-        .iter()
-        .find_map(|pod| hindrance(pod))
-        .unwrap_or_else(|| (reason::STARTING, "the pod is starting".into()));
-    Outcome::Starting(reason, message)
+    Outcome::Starting(own.iter().find_map(|pod| hindrance(pod)))
 }
 
 /// Whether `pod` belongs to `job`.
@@ -278,8 +274,7 @@ fn failure(pods: &[&Pod], several: bool, why: &str, message: &str, at: Timestamp
 
 /// The number of a pod among those of an Indexed Job.
 fn rank(pod: &Pod) -> Option<&String> {
-    pod.annotations()
-        .get("batch.kubernetes.io/job-completion-index")
+    pod.labels().get("batch.kubernetes.io/job-completion-index")
 }
 
 /// How the worker container of `pod` ended.
@@ -346,7 +341,7 @@ mod tests {
         let pods = ends.iter().enumerate().map(|(rank, (code, message, second))| {
             serde_json::from_value(json!({
                 "metadata": {
-                    "annotations": {"batch.kubernetes.io/job-completion-index": rank.to_string()},
+                    "labels": {"batch.kubernetes.io/job-completion-index": rank.to_string()},
                     "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": "job"}]
                 },
                 "status": {"containerStatuses": [{

@@ -111,8 +111,11 @@ impl<'a, K: RunKind> Stage<'a, K> {
             Some(last) => match &last.outcome {
                 Outcome::Held { .. } => self.held(&mut plan, last),
                 Outcome::Podless => self.podless(&mut plan, last)?,
-                Outcome::Starting(reason, message) => {
+                Outcome::Starting(Some((reason, message))) => {
                     self.tell(&mut plan, *reason, message.clone())
+                }
+                Outcome::Starting(None) => {
+                    self.tell(&mut plan, reason::STARTING, starting(last.number))
                 }
                 Outcome::Running => self.running(&mut plan, last),
                 Outcome::Succeeded => match self.pointer(&mut plan)? {
@@ -379,11 +382,7 @@ impl<'a, K: RunKind> Stage<'a, K> {
                 .into_iter()
                 .map(|object| Action::Create { object }),
         );
-        let told = Told::new(
-            Verdict::InProgress,
-            reason::STARTING,
-            format!("attempt {} is starting", number + 1),
-        );
+        let told = Told::new(Verdict::InProgress, reason::STARTING, starting(number));
         self.finish(plan, common, &told, None, None);
     }
 
@@ -435,7 +434,7 @@ impl<'a, K: RunKind> Stage<'a, K> {
 
     /// Pods come within a second unless something refuses them: a quota, a policy.
     fn podless(&self, plan: &mut Plan, last: &Attempt<'a>) -> Result<(), Vec<Query>> {
-        let mut told = (reason::STARTING, "waiting for the pod".to_owned());
+        let mut told = (reason::STARTING, starting(last.number));
         // A controller that has not come to the Job yet, one of many, has been refused nothing, and the Job will tell.
         if let Some(since) = attempt::begun(last.job) {
             let waited = self.observed.now.as_second() - since.as_second();
@@ -545,6 +544,11 @@ impl<'a, K: RunKind> Stage<'a, K> {
             plan.look_again(u64::try_from(deadline - self.observed.now.as_second()).unwrap_or(1));
         }
     }
+}
+
+/// The same words until something runs, so that they are written once.
+fn starting(number: i32) -> String {
+    format!("attempt {} is starting", number + 1)
 }
 
 /// What the look for an artefact gave.

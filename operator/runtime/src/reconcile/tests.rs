@@ -1,6 +1,6 @@
-//! A reconciler without a server: what it keeps in memory.
+//! A reconciler before a server that agrees to everything: what it keeps in memory, and what it asks in which order.
 
-use bessemer_core::Settings;
+use bessemer_core::{Kind as _, Settings};
 use bessemer_protocol::Storage;
 use bessemer_store::{Layout, MemoryStore};
 use jiff::Timestamp;
@@ -12,9 +12,24 @@ use crate::intake::tests::report;
 use crate::lease::Leadership;
 use crate::outside::{Artefacts, Live};
 
-fn reconciler() -> Reconciler {
-    let service = tower::service_fn(|_: http::Request<kube::client::Body>| async {
-        Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("no server"))
+type Asked = Arc<parking_lot::Mutex<Vec<String>>>;
+
+/// It creates and patches whatever comes, and notes the method and the last word of the path in `asked`.
+fn reconciler(asked: &Asked) -> Reconciler {
+    use kube::client::Body;
+    let asked = asked.clone();
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let last = request.uri().path().rsplit('/').next();
+        let line = format!("{} {}", request.method(), last.unwrap_or_default());
+        asked.lock().push(line);
+        async move {
+            let body = request.into_body().collect_bytes().await?;
+            let mut object: serde_json::Value = serde_json::from_slice(&body)?;
+            object["metadata"]["uid"] = "given".into();
+            object["metadata"]["resourceVersion"] = "2".into();
+            let body = Body::from(serde_json::to_vec(&object)?);
+            Ok::<_, tower::BoxError>(http::Response::new(body))
+        }
     });
     let client = Client::new(service, "default");
     let cluster = Arc::new(Cluster::new());
@@ -32,6 +47,7 @@ fn reconciler() -> Reconciler {
         board: Arc::default(),
         clock: Arc::new(SystemClock),
         settings: Settings::new(storage, "worker"),
+        queue: Arc::default(),
         pace: Pace::default(),
         recorder: Recorder::new(client.clone(), "test"),
         metrics: Metrics::new(),
@@ -42,7 +58,7 @@ fn reconciler() -> Reconciler {
 
 #[tokio::test]
 async fn what_is_remembered_of_an_object_goes_with_it() {
-    let reconciler = reconciler();
+    let reconciler = reconciler(&Asked::default());
     let kept: Dataset = serde_json::from_value(json!({
         "apiVersion": "bessemer.dev/v1alpha1", "kind": "Dataset",
         "metadata": {"name": "kept", "namespace": "ns", "uid": "u1"},
@@ -58,4 +74,38 @@ async fn what_is_remembered_of_an_object_goes_with_it() {
     reconciler.forget_gone();
     let known = ["u1", "u2"].map(|uid| reconciler.board.get(uid).is_some());
     assert_eq!(known, [true, false]);
+}
+
+#[tokio::test]
+async fn in_a_crowd_children_come_first_and_are_told_of_afterwards() {
+    for (others, told) in [(0, true), (CROWD, false)] {
+        let asked = Asked::default();
+        let reconciler = reconciler(&asked);
+        let object: Dataset = serde_json::from_value(json!({
+            "apiVersion": "bessemer.dev/v1alpha1", "kind": "Dataset",
+            "metadata": {"name": "a", "namespace": "ns", "uid": "u1", "generation": 1, "resourceVersion": "1"},
+            "spec": {"purpose": "Instruction", "sources": [{"name": "a", "uri": "s3://bucket/a", "format": "Jsonl"}]},
+        }))
+        .unwrap();
+        let key = object.key();
+        reconciler.cluster.datasets.apply(object);
+        for number in 0..others {
+            reconciler.queue.add(Key {
+                name: number.to_string(),
+                ..key.clone()
+            });
+        }
+        let (_, outcome) = reconciler.reconcile(&key).await;
+        assert!(
+            matches!(outcome, Ok(Outcome::Changed { .. })),
+            "{outcome:?}"
+        );
+        let asked = asked.lock().clone();
+        assert_eq!(asked[..2], ["POST configmaps", "POST jobs"]);
+        assert_eq!(
+            asked.contains(&"PATCH status".to_owned()),
+            told,
+            "{asked:?}"
+        );
+    }
 }
