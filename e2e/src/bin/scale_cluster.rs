@@ -105,8 +105,8 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     let operator = start()?;
     let (idle, cpu) = settled(&operator, &health, limit).await?;
     let began = Mutex::default();
-    let start_of_all = Instant::now();
     let served = served(client).await?;
+    let start_of_all = Instant::now();
     apply(client, "x", arguments.objects, &names, &began).await?;
     let applied = start_of_all.elapsed();
     let children = all_have_children(client, "x", arguments.objects, &seen, limit).await?;

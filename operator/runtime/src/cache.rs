@@ -280,8 +280,9 @@ impl<K: Object> State<K> {
     /// Keeps a newer copy. Returns the one before unless both say the same.
     fn put(&mut self, place: Place, held: Held<K>) -> Option<Option<Packed<K>>> {
         let known = self.objects.get_key_value(&place);
-        let (place, old) = known.map_or((place, None), |(place, before)| {
-            (place.clone(), before.owner)
+        let (place, old, same) = known.map_or((place, None, false), |(place, before)| {
+            let same = before.object.says_the_same(&held.object);
+            (place.clone(), before.owner, same)
         });
         if old != held.owner {
             self.disown(old, &place);
@@ -289,9 +290,7 @@ impl<K: Object> State<K> {
         if let Some(owner) = held.owner {
             self.owned.insert((owner, place.clone()));
         }
-        let after = held.object.clone();
         let before = self.objects.insert(place, held).map(|before| before.object);
-        let same = before.as_ref().is_some_and(|b| b.says_the_same(&after));
         (!same).then_some(before)
     }
 

@@ -67,13 +67,12 @@ impl Packer {
     /// Packs `object`. What is unlike all before becomes part of the dictionary of those to come.
     pub fn pack<K: Object>(&mut self, object: &mut K) -> Packed<K> {
         let version = version(object);
-        let text = object.meta_mut().resource_version.take();
-        if version == 0 {
-            object.meta_mut().resource_version.clone_from(&text);
-        }
+        let beside = object.meta_mut().resource_version.take_if(|_| version != 0);
         // Types that came from JSON go back to it.
         let json = serde_json::to_vec(object).unwrap_or_default();
-        object.meta_mut().resource_version = text;
+        if beside.is_some() {
+            object.meta_mut().resource_version = beside;
+        }
         let mut bytes = compress_prepend_size_with_dict(&json, &self.dictionary);
         if bytes.len() > json.len() / 4 && self.dictionary.len() + json.len() <= DICTIONARY {
             self.dictionary = [&*self.dictionary, &*json].concat().into();
@@ -134,6 +133,7 @@ mod tests {
         assert!(small < plain / 5, "{small} of {plain} bytes");
         assert!(packer.dictionary.len() <= DICTIONARY);
     }
+
     #[test]
     fn a_new_version_says_the_same_and_new_data_do_not() {
         let mut packer = Packer::default();

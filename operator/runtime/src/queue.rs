@@ -90,12 +90,8 @@ impl<K: Ord + Clone> Queue<K> {
         self.ask(key, false)
     }
 
-    /// As [`Queue::add`], for a `key` that nobody has looked at yet: before those that are known.
-    pub fn add_new(&self, key: K) -> bool {
-        self.ask(key, true)
-    }
-
-    fn ask(&self, key: K, new: bool) -> bool {
+    /// As [`Queue::add`]; one that is `new`, that nobody has looked at yet, goes before those that are known.
+    pub fn ask(&self, key: K, new: bool) -> bool {
         let added = self.state.lock().add(key, new, Instant::now());
         if added {
             self.changed.notify_one();
@@ -137,7 +133,7 @@ impl<K: Ord + Clone> Queue<K> {
                 state.promote(now);
                 if let Some(taken) = state.take(now) {
                     // Another worker may have lost this wake-up to us while more is ready.
-                    if state.waiting() > 0 || !state.due.is_empty() {
+                    if !state.waiting.is_empty() || !state.due.is_empty() {
                         self.changed.notify_one();
                     }
                     return Some(taken);
@@ -177,7 +173,7 @@ impl<K: Ord + Clone> Queue<K> {
         let state = self.state.lock();
         let now = Instant::now();
         Load {
-            ready: state.waiting(),
+            ready: state.waiting.len(),
             active: state.active.len(),
             delayed: state.due.len(),
             longest_active: state
@@ -191,10 +187,6 @@ impl<K: Ord + Clone> Queue<K> {
 }
 
 impl<K: Ord + Clone> State<K> {
-    fn waiting(&self) -> usize {
-        self.new.len() + self.ready.len()
-    }
-
     fn add(&mut self, key: K, new: bool, now: Instant) -> bool {
         if self.active.contains_key(&key) {
             return self.again.insert(key);
@@ -273,9 +265,9 @@ mod tests {
         let queue = Queue::new();
         for key in 0..20 {
             queue.add(key);
-            queue.add_new(100 + key);
+            queue.ask(100 + key, true);
         }
-        queue.add_new(0);
+        queue.ask(0, true);
         assert_eq!(queue.load().ready, 40);
         let mut order = Vec::new();
         while let Some(key) = take(&queue).await {

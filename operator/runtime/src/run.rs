@@ -181,11 +181,7 @@ pub async fn run(
     let touched = queue.clone();
     cluster.on_touch(move |key, new| {
         adds.inc();
-        if new {
-            touched.add_new(key);
-        } else {
-            touched.add(key);
-        }
+        touched.ask(key, new);
     });
     watch_all(&mut tasks, &client, &config, &parts, &cluster, &pulse);
 
