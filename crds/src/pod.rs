@@ -73,8 +73,9 @@ pub struct PodOverlay {
 }
 
 /// A taint tolerated.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')").message("tolerationSeconds needs effect NoExecute"))]
 pub struct Toleration {
     /// Taint key; empty matches all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,6 +96,10 @@ pub struct Toleration {
         regex(pattern = "^(NoSchedule|PreferNoSchedule|NoExecute)$")
     )]
     pub effect: Option<String>,
+    /// Seconds for which a NoExecute taint is tolerated; absent is for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub toleration_seconds: Option<i64>,
 }
 
 /// An environment variable.

@@ -1,6 +1,7 @@
 //! Owns what benchmarks at scale share: an object store, the operator's process with what it used, a mixture of objects. It
 //! must not know where their API server runs.
 
+use std::fmt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -88,20 +89,21 @@ impl Operator {
             .map_err(|e| format!("{}: {e}", binary.display()))
     }
 
-    /// Peak resident memory in MiB and seconds of CPU.
+    /// What it has used so far.
     ///
     /// # Errors
     /// When it does not run any more.
-    pub fn used(&self) -> Result<(f64, f64), String> {
+    pub fn used(&self) -> Result<Used, String> {
         let read = |file: &str| {
             let path = format!("/proc/{}/{file}", self.0.id());
             std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))
         };
         let status = read("status")?;
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+        let mebibytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+            number.unwrap_or(0.0) / 1024.0
+        };
         let stat = read("stat")?;
         let ticks: f64 = stat
             .rsplit(')')
@@ -111,7 +113,33 @@ impl Operator {
             .flatten()
             .filter_map(|word| word.parse::<f64>().ok())
             .sum();
-        Ok((peak.unwrap_or(0.0) / 1024.0, ticks / 100.0))
+        Ok(Used {
+            cpu: ticks / 100.0,
+            peak: mebibytes("VmHWM:"),
+            now: mebibytes("VmRSS:"),
+            pages: mebibytes("RssFile:"),
+        })
+    }
+}
+
+/// What the operator has used; shown is its memory in MiB.
+pub struct Used {
+    /// Seconds of CPU.
+    pub cpu: f64,
+    peak: f64,
+    now: f64,
+    pages: f64,
+}
+
+impl fmt::Display for Used {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            peak, now, pages, ..
+        } = self;
+        write!(
+            f,
+            "{peak:.1} MiB peak, {now:.1} now, {pages:.1} of these pages of files"
+        )
     }
 }
 

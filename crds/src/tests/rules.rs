@@ -113,6 +113,7 @@ fn cases() -> Vec<Case> {
         case(PretrainJob, "minReplicas must not exceed", &[("/spec/workers", json!({"replicas": 1, "minReplicas": 1}))], &[("/spec/workers", json!({"replicas": 1, "minReplicas": 2}))]),
         case(PretrainJob, "maxReplicas must not be below", &[("/spec/workers", json!({"replicas": 1, "maxReplicas": 4}))], &[("/spec/parallelism", json!({"data": 2})), ("/spec/workers", json!({"replicas": 2, "maxReplicas": 1}))]),
         case(PretrainJob, "labels below bessemer.dev/", &[("/spec/pod", json!({"labels": {"team": "a"}}))], &[("/spec/pod", json!({"labels": {"bessemer.dev/run": "a"}}))]),
+        case(PretrainJob, "tolerationSeconds needs effect NoExecute", &[("/spec/pod", json!({"tolerations": [{"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}]}))], &[("/spec/pod", json!({"tolerations": [{"operator": "Exists", "tolerationSeconds": 30}]}))]),
         case(PretrainJob, "env must not name what the operator sets", &[("/spec/pod", json!({"env": [{"name": "RUST_LOG", "value": "debug"}]}))], &[("/spec/pod", json!({"env": [{"name": "BESSEMER_WORK_DIR", "value": "/"}]}))]),
         case(PretrainJob, "everySteps or everySeconds", &[("/spec/checkpoint", json!({"everySteps": 5}))], &[("/spec/checkpoint", json!({"everySteps": 5, "everySeconds": 5}))]),
         case(PretrainJob, "either kind and name, or uri", &[("/spec/initialModelRef", json!({"uri": "s3://b/c"}))], &[("/spec/initialModelRef", json!({"uri": "s3://b/c", "name": "x"}))]),

@@ -81,7 +81,7 @@ async fn within(arguments: &Arguments, directory: &std::path::Path) -> Result<()
     let names = upstream(&api).await?;
     actor.abort();
 
-    let (requests, before) = (api.requests(), operator.used()?.1);
+    let (requests, before) = (api.requests(), operator.used()?.cpu);
     let start = Instant::now();
     for number in 0..arguments.objects {
         let (kind, spec) = mixed(number, &names);
@@ -108,15 +108,15 @@ async fn within(arguments: &Arguments, directory: &std::path::Path) -> Result<()
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let seconds = start.elapsed().as_secs_f64();
-    let (peak, cpu) = operator.used()?;
+    let used = operator.used()?;
     #[allow(clippy::cast_precision_loss)]
     let (count, asked) = (arguments.objects as f64, (api.requests() - requests) as f64);
     println!(
-        "{count} objects: {seconds:.1} s to all children ({:.0}/s; applied in {:.1} s), {:.1} requests each, operator: {:.1} s of CPU, {peak:.1} MiB peak",
+        "{count} objects: {seconds:.1} s to all children ({:.0}/s; applied in {:.1} s), {:.1} requests each, operator: {:.1} s of CPU, {used}",
         count / seconds,
         applied.as_secs_f64(),
         asked / count,
-        cpu - before,
+        used.cpu - before,
     );
     // It ends before the API that it would complain about.
     drop(operator);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bessemer_api::Kind;
 use bessemer_e2e::cluster::{self, Cluster};
-use bessemer_e2e::scale::{Operator, corpus, mixed, model, object_store, pairs};
+use bessemer_e2e::scale::{Operator, Used, corpus, mixed, model, object_store, pairs};
 use bessemer_e2e::simulation::actor::commit;
 use bessemer_e2e::simulation::object::NAMESPACE;
 use bessemer_e2e::simulation::server::{ours, text, whole};
@@ -135,30 +135,30 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         part(99),
     );
     told(served, client, count).await?;
-    let print = |until: &str, asked: f64, (peak, worked): (f64, f64)| {
+    let print = |until: &str, asked: f64, used: Used| {
         println!(
-            "until {until}: {:.1} requests of the operator each, {:.1} s of its CPU, {peak:.1} MiB peak",
+            "until {until}: {:.1} requests of the operator each, {:.1} s of its CPU, {used}",
             (asked - idle) / count,
-            worked - cpu,
+            used.cpu - cpu,
         );
     };
     print("then", requests(&health).await?, operator.used()?);
     let (asked, worked) = settled(&operator, &health, limit).await?;
     print("nothing more is to do", asked, operator.used()?);
     tokio::time::sleep(Duration::from_secs(arguments.rest)).await;
-    let (later, (peak, cpu)) = (requests(&health).await?, operator.used()?);
+    let (later, used) = (requests(&health).await?, operator.used()?);
     println!(
-        "{} s at rest: {:.0} requests, {:.1} s of CPU, {peak:.1} MiB peak",
+        "{} s at rest: {:.0} requests, {:.1} s of CPU, {used}",
         arguments.rest,
         later - asked,
-        cpu - worked,
+        used.cpu - worked,
     );
     drop(operator);
 
     let operator = start()?;
     settled(&operator, &health, limit).await?;
-    let (peak, cpu) = operator.used()?;
-    println!("started again over them: {cpu:.1} s of CPU, {peak:.1} MiB peak");
+    let used = operator.used()?;
+    println!("started again over them: {:.1} s of CPU, {used}", used.cpu);
     drop(operator);
 
     // Found at the start: what the operator can do where nobody applies beside it.
@@ -559,7 +559,7 @@ async fn settled(operator: &Operator, health: &str, limit: Duration) -> Result<(
             known = (now, Instant::now());
         }
         if known.1.elapsed() > Duration::from_secs(30) {
-            return Ok((now, operator.used()?.1));
+            return Ok((now, operator.used()?.cpu));
         }
     }
     Err(format!("the operator is still busy after {limit:?}"))

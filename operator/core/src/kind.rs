@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use kube::core::object::HasStatus;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -86,8 +87,13 @@ impl<T> Object for T where
 {
 }
 
+/// An object with a status that can be read and written by itself.
+pub trait Reported: Object + HasStatus<Status: Serialize + DeserializeOwned> {}
+
+impl<T: Object + HasStatus<Status: Serialize + DeserializeOwned>> Reported for T {}
+
 /// One of the five kinds, as the runtime drives it: [`observe`], [`Kind::plan`], then execute and publish.
-pub trait Kind: Object {
+pub trait Kind: Reported {
     /// Which kind.
     const KIND: KindName;
 

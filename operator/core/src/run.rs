@@ -12,7 +12,7 @@ use bessemer_api::{CommonStatus, InputDigest, Kind as KindName, ObjectPolicy, Ru
 use bessemer_protocol::{IdentityError, Input, RunConfig, Task, run_key};
 use serde_json::Value;
 
-use crate::kind::{Kind, Object, Observed};
+use crate::kind::{Kind, Observed, Reported};
 use crate::label;
 use crate::peer::{Peer, Reference};
 use crate::plan::Plan;
@@ -26,7 +26,7 @@ pub use render::{CONFIG_FILE, Rendered, render};
 pub use status::{Told, checkpoint, headline, losses, transitions, waiting};
 
 /// A kind whose objects run to completion; by this it is a [`Kind`].
-pub trait RunKind: Object {
+pub trait RunKind: Reported {
     /// Which kind.
     const NAME: KindName;
 

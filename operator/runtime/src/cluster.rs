@@ -13,10 +13,10 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::Resource;
 use parking_lot::RwLock;
-use serde_json::Value;
 
 use crate::bug::{Bug, planted};
 use crate::cache::{Cache, Change, Place};
+use crate::raw::Raw;
 
 /// The place of `key` within its kind.
 #[must_use]
@@ -294,7 +294,7 @@ impl Cluster {
     }
 
     /// Folds the answer to our own write into the cache of its kind.
-    pub fn written(&self, api_version: &str, kind: &str, object: Value) {
+    pub fn written(&self, api_version: &str, kind: &str, object: &Raw) {
         self.dispatch(api_version, kind, Written(object));
     }
 
@@ -450,18 +450,17 @@ trait Fold {
     fn fold<K: Kept>(self, cache: &Cache<K>) -> Option<Change<K>>;
 }
 
-struct Written(Value);
+struct Written<'a>(&'a Raw);
 
-impl Fold for Written {
+impl Fold for Written<'_> {
     fn fold<K: Kept>(self, cache: &Cache<K>) -> Option<Change<K>> {
-        let mut object: K = match serde_json::from_value(self.0) {
+        let mut object: K = match self.0.typed() {
             Ok(object) => object,
             Err(error) => {
                 tracing::error!(%error, "the answer to a write cannot be read");
                 return None;
             }
         };
-        object.meta_mut().managed_fields = None;
         object.prune();
         cache.written(object)
     }

@@ -18,6 +18,7 @@ pub mod outside;
 mod packed;
 mod publish;
 pub mod queue;
+pub mod raw;
 pub mod reconcile;
 pub mod remote;
 mod requeue;

@@ -26,11 +26,11 @@ impl<K: Object> Packed<K> {
     /// The object.
     pub fn unpack(&self) -> Arc<K> {
         let json = decompress_size_prepended_with_dict(&self.bytes, &self.dictionary);
-        let object = json.map(|json| serde_json::from_slice::<K>(&json).ok());
+        // From text, as everywhere: how a type is read is in the binary once for each form that it is read from.
+        let json = json.ok().and_then(|json| String::from_utf8(json).ok());
+        let object = json.and_then(|json| serde_json::from_str::<K>(&json).ok());
         // Nobody else writes these bytes, and to go on without the object would be to take it for deleted.
         let mut object = object
-            .ok()
-            .flatten()
             .unwrap_or_else(|| unreachable!("a kept object cannot be read: memory is damaged"));
         if self.version != 0 {
             object.meta_mut().resource_version = Some(self.version.to_string());

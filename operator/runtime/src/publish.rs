@@ -7,12 +7,12 @@ use std::time::Duration;
 use bessemer_core::{Key, Kind, condition, label, reason};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::DynamicObject;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::bug::{Bug, planted};
+use crate::raw::Raw;
 use crate::remote::{Error, Remote};
 
 /// Least time between two status writes of one object, unless a condition changes.
@@ -56,8 +56,7 @@ pub enum Published {
 
 /// The status of `object` as the server has it.
 pub fn present<K: Kind>(object: &K) -> Value {
-    let mut whole = serde_json::to_value(object).unwrap_or_default();
-    whole.get_mut("status").map(Value::take).unwrap_or_default()
+    serde_json::to_value(object.status()).unwrap_or_default()
 }
 
 /// The conditions within a status.
@@ -80,15 +79,11 @@ fn urgent(before: &Value, after: &Value) -> bool {
     before.get("artifact") != after.get("artifact") || face(before) != face(after)
 }
 
-/// The same form for both sides of a comparison: through the typed kind, without nulls.
-fn normal<K: Kind>(object: &K, status: &Value) -> Value {
-    let Ok(mut whole) = serde_json::to_value(object) else {
-        return status.clone();
-    };
-    if let Some(whole) = whole.as_object_mut() {
-        whole.insert("status".into(), status.clone());
-    }
-    serde_json::from_value::<K>(whole).map_or_else(|_| status.clone(), |typed| present(&typed))
+/// The same form for both sides of a comparison: through the kind's type, without nulls.
+fn normal<K: Kind>(status: &Value) -> Value {
+    let typed = serde_json::from_str::<K::Status>(&status.to_string());
+    let back = typed.and_then(serde_json::to_value);
+    back.unwrap_or_else(|_| status.clone())
 }
 
 /// Writes `status` of `object`, observed at `version`, if it says something new and its turn has come.
@@ -104,7 +99,7 @@ pub async fn publish<K: Kind>(
     force: bool,
 ) -> Result<Published, Error> {
     let before = present(object);
-    let status = normal(object, status);
+    let status = normal::<K>(status);
     if before == status && !planted(Bug::UnconditionalStatus) {
         return Ok(Published::Unchanged);
     }
@@ -144,12 +139,12 @@ fn applied<K: Kind>(key: &Key, uid: &str, version: &str, status: &Value) -> Valu
 pub async fn publish_unreadable<K: Kind>(
     remote: &Remote,
     key: &Key,
-    live: &DynamicObject,
+    live: &Raw,
     message: &str,
     now: Timestamp,
 ) -> Result<Published, Error> {
     let meta = &live.metadata;
-    let before = live.data.get("status").cloned().unwrap_or_default();
+    let before = live.value()["status"].take();
     let status = refused(
         &before,
         reason::INVALID_SPEC.word,

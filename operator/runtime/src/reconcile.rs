@@ -326,7 +326,7 @@ impl Reconciler {
             }
             _ => Trouble::Unavailable(error.to_string()),
         })?;
-        Ok(found.and_then(|object| serde_json::to_value(object).ok()))
+        Ok(found.map(|object| object.value()))
     }
 
     async fn pod_refusal(&self, namespace: &str, job: &str) -> Result<Option<String>, Trouble> {

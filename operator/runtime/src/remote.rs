@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use bessemer_api::{GROUP, Kind, VERSION};
 use kube::api::{
-    Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
-    PropagationPolicy,
+    Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
 };
 use kube::core::ApiResource;
 use kube::{Client, ResourceExt};
@@ -16,6 +15,7 @@ use serde_json::Value;
 use crate::bug::{Bug, planted};
 use crate::cluster::Cluster;
 use crate::lease::Leadership;
+use crate::raw::Raw;
 
 /// Longest wait for one write.
 pub const DEADLINE: Duration = Duration::from_secs(15);
@@ -245,7 +245,7 @@ impl Remote {
         }
     }
 
-    fn api(&self, target: &Target) -> Result<Api<DynamicObject>, Error> {
+    fn api(&self, target: &Target) -> Result<Api<Raw>, Error> {
         Ok(Api::namespaced_with(
             self.client.clone(),
             &target.namespace,
@@ -279,20 +279,16 @@ impl Remote {
     }
 
     /// Folds an answer into the caches.
-    fn keep(&self, target: &Target, object: DynamicObject) {
-        match serde_json::to_value(object) {
-            Ok(value) => self
-                .cluster
-                .written(&target.api_version, &target.kind, value),
-            Err(error) => tracing::error!(%target, %error, "answer cannot be kept"),
-        }
+    fn keep(&self, target: &Target, object: &Raw) {
+        self.cluster
+            .written(&target.api_version, &target.kind, object);
     }
 
     /// The object as the server has it now.
     ///
     /// # Errors
     /// Trouble on the way.
-    pub async fn look(&self, target: &Target) -> Result<Option<DynamicObject>, Error> {
+    pub async fn look(&self, target: &Target) -> Result<Option<Raw>, Error> {
         let api = self.api(target)?;
         self.call(target, api.get_opt(&target.name)).await
     }
@@ -301,7 +297,7 @@ impl Remote {
     ///
     /// # Errors
     /// [`Error::NoKind`] if it is not; otherwise trouble on the way.
-    pub async fn find(&self, target: &Target) -> Result<Option<DynamicObject>, Error> {
+    pub async fn find(&self, target: &Target) -> Result<Option<Raw>, Error> {
         let api = self.api(target)?;
         let found = async {
             match api.get(&target.name).await {
@@ -327,10 +323,10 @@ impl Remote {
     ///
     /// # Errors
     /// Trouble on the way.
-    pub async fn live(&self, target: &Target) -> Result<Option<DynamicObject>, Error> {
+    pub async fn live(&self, target: &Target) -> Result<Option<Raw>, Error> {
         let found = self.look(target).await?;
         match &found {
-            Some(object) => self.keep(target, object.clone()),
+            Some(object) => self.keep(target, object),
             None => self.cluster.gone(
                 &target.api_version,
                 &target.kind,
@@ -349,14 +345,21 @@ impl Remote {
     pub async fn create(&self, object: &Value, owner: &str, manager: &str) -> Result<(), Error> {
         let target = Target::of(object)?;
         let api = self.api(&target)?;
-        let mut body: DynamicObject =
-            serde_json::from_value(object.clone()).map_err(|e| Error::Malformed {
-                what: e.to_string(),
-            })?;
+        let mut body = Raw::of(object);
         if planted(Bug::DuplicateCreate) {
-            body.metadata.name = None;
-            body.metadata.generate_name = Some(format!("{}-", target.name));
+            let mut object = object.clone();
+            if let Some(meta) = object
+                .pointer_mut("/metadata")
+                .and_then(Value::as_object_mut)
+            {
+                meta.remove("name");
+                meta.insert("generateName".into(), format!("{}-", target.name).into());
+            }
+            body = Raw::of(&object);
         }
+        let body = body.map_err(|e| Error::Malformed {
+            what: e.to_string(),
+        })?;
         let params = PostParams {
             field_manager: Some(manager.to_owned()),
             ..PostParams::default()
@@ -367,7 +370,7 @@ impl Remote {
         let created = tokio::time::timeout(DEADLINE, api.create(&params, &body)).await;
         match created {
             Ok(Ok(object)) => {
-                self.keep(&target, object);
+                self.keep(&target, &object);
                 Ok(())
             }
             Ok(Err(kube::Error::Api(status))) if status.is_already_exists() => {
@@ -418,7 +421,7 @@ impl Remote {
                 api.patch(&target.name, &params, &Patch::Apply(object)),
             )
             .await?;
-        self.keep(&target, answer);
+        self.keep(&target, &answer);
         Ok(())
     }
 
@@ -436,7 +439,7 @@ impl Remote {
                 api.patch_status(&target.name, &params, &Patch::Apply(object)),
             )
             .await?;
-        self.keep(&target, answer);
+        self.keep(&target, &answer);
         Ok(())
     }
 
@@ -473,7 +476,7 @@ impl Remote {
                 uid.as_deref(),
             );
         } else {
-            self.keep(target, answer);
+            self.keep(target, &answer);
         }
         Ok(())
     }
@@ -524,7 +527,7 @@ impl Remote {
             .left()
         {
             Some(object) if object.metadata.deletion_timestamp.is_some() => {
-                self.keep(target, object)
+                self.keep(target, &object)
             }
             _ => self.cluster.gone(
                 &target.api_version,

@@ -9,6 +9,7 @@ use bessemer_protocol::ProgressReport;
 use k8s_openapi::NamespaceResourceScope;
 use kube::Client;
 use kube::api::Api;
+use kube::core::ApiResource;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -497,13 +498,14 @@ impl Watching<'_> {
             &self.config.namespaces
         };
         cache.expect(scopes.len());
+        let resource = ApiResource::erase::<K>(&());
         for scope in scopes {
             let client = self.client.clone();
             let watch = Watch {
                 api: if scope.is_empty() {
-                    Api::all(client)
+                    Api::all_with(client, &resource)
                 } else {
-                    Api::namespaced(client, scope)
+                    Api::namespaced_with(client, scope, &resource)
                 },
                 scope: scope.clone(),
                 kind,

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bessemer_core::Object;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use kube::ResourceExt;
 use kube::api::Api;
-use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, Event};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ use crate::cache::{Cache, Change, Place};
 use crate::clock::Random;
 use crate::metric::{self, Metrics};
 use crate::packed::version;
+use crate::raw::Raw;
 
 /// Seconds after which the server ends a watch and the client starts the next.
 pub const TIMEOUT_SECONDS: u32 = 200;
@@ -57,7 +58,7 @@ impl Pulse {
 /// What one watch needs.
 pub struct Watch<K> {
     /// Where to list and watch.
-    pub api: Api<DeserializeGuard<K>>,
+    pub api: Api<Raw>,
     /// Namespace, or empty for all.
     pub scope: String,
     /// PascalCase kind, for logs and metrics.
@@ -80,22 +81,27 @@ pub struct Watch<K> {
     pub pulse: Pulse,
 }
 
+/// What happens to the objects that `selector` chooses, for ever.
+fn events(api: Api<Raw>, selector: &str) -> BoxStream<'static, Result<Event<Raw>, watcher::Error>> {
+    let config = watcher::Config {
+        // Ten kinds are listed at once, whole, as the server has them: larger pages are most of the operator's memory.
+        page_size: Some(100),
+        ..watcher::Config::default()
+    }
+    .timeout(TIMEOUT_SECONDS);
+    let config = if selector.is_empty() {
+        config
+    } else {
+        config.labels(selector)
+    };
+    watcher::watcher(api, config).boxed()
+}
+
 impl<K: Object> Watch<K> {
     /// Watches for ever.
     pub async fn run(self) {
-        let config = watcher::Config {
-            // Ten kinds are listed at once, whole, as the server has them: larger pages are most of the operator's memory.
-            page_size: Some(100),
-            ..watcher::Config::default()
-        }
-        .timeout(TIMEOUT_SECONDS);
-        let config = if self.selector.is_empty() {
-            config
-        } else {
-            config.labels(self.selector)
-        };
         let slot = self.pulse.register(self.kind);
-        let mut events = watcher::watcher(self.api.clone(), config).boxed();
+        let mut events = events(self.api.clone(), self.selector);
         let mut failures = 0;
         loop {
             // The timeout is a sign of life too: the watcher starts the next watch by then, or reports an error.
@@ -128,12 +134,12 @@ impl<K: Object> Watch<K> {
         }
     }
 
-    fn fold(&self, event: Event<DeserializeGuard<K>>) {
+    fn fold(&self, event: Event<Raw>) {
         match event {
             Event::Init => self.cache.begin_list(&self.scope),
             Event::InitApply(object) => {
                 let place = Place::of(&object);
-                match self.decode(object) {
+                match self.decode(&object) {
                     Some(object) => self.cache.list_item(&self.scope, object),
                     None => self.cache.list_unreadable(&self.scope, place),
                 }
@@ -142,7 +148,7 @@ impl<K: Object> Watch<K> {
                 self.cache.end_list(&self.scope, &self.changed);
             }
             Event::Apply(object) => {
-                if let Some(change) = self.decode(object).and_then(|o| self.cache.apply(o)) {
+                if let Some(change) = self.decode(&object).and_then(|o| self.cache.apply(o)) {
                     (self.changed)(change);
                 }
             }
@@ -162,12 +168,11 @@ impl<K: Object> Watch<K> {
     }
 
     /// One object that cannot be read must not stop the others: it is named.
-    fn decode(&self, guarded: DeserializeGuard<K>) -> Option<K> {
-        let place = Place::of(&guarded);
-        match guarded.0 {
+    fn decode(&self, raw: &Raw) -> Option<K> {
+        let place = Place::of(raw);
+        match raw.typed::<K>() {
             Ok(mut object) => {
                 (self.readable)(place, None);
-                object.meta_mut().managed_fields = None;
                 (self.prune)(&mut object);
                 Some(object)
             }
@@ -176,10 +181,10 @@ impl<K: Object> Watch<K> {
                     kind = self.kind,
                     namespace = place.namespace(),
                     name = place.name(),
-                    error = error.error,
+                    error,
                     "object cannot be read"
                 );
-                (self.readable)(place, Some(error.error));
+                (self.readable)(place, Some(error));
                 None
             }
         }

@@ -249,7 +249,7 @@ pub(super) fn finish<K: RunKind>(
     common.conditions = told.conditions(&old.conditions, generation, observed.now);
     plan.events
         .extend(status::transitions(&old.conditions, &common.conditions));
-    plan.status = Some(observed.object.status(common.clone(), news));
+    plan.status = Some(RunKind::status(&observed.object, common.clone(), news));
 }
 
 fn delete_jobs<K: RunKind>(

@@ -70,7 +70,7 @@ fn rich(kind: KindName) -> Value {
     };
     spec["pod"] = json!({
         "env": [{"name": "A", "value": "1"}], "imagePullSecrets": ["a"],
-        "tolerations": [{"key": "a", "operator": "Equal", "value": "a", "effect": "NoSchedule"}]
+        "tolerations": [{"key": "a", "operator": "Equal", "value": "a", "effect": "NoExecute", "tolerationSeconds": 60}]
     });
     spec
 }
@@ -127,6 +127,10 @@ fn other(kind: KindName, field: &str) -> Option<Vec<(&str, Value)>> {
             ("training.epochs", Value::Null),
             ("training.steps", json!(7)),
         ],
+        (_, "pod.tolerations[].effect") => vec![
+            ("pod.tolerations[].tolerationSeconds", Value::Null),
+            ("pod.tolerations[].effect", json!("NoSchedule")),
+        ],
         (_, "parallelism.data" | "workers.replicas") => vec![
             ("parallelism.data", json!(2)),
             ("workers.replicas", json!(2)),
@@ -158,7 +162,7 @@ fn other(kind: KindName, field: &str) -> Option<Vec<(&str, Value)>> {
                 "sources[].uri" => json!("s3://bucket/other"),
                 "sources[].endpoint" => json!("https://s3.example.org"),
                 "pod.tolerations[].operator" => json!("Exists"),
-                "pod.tolerations[].effect" => json!("NoExecute"),
+                "pod.tolerations[].tolerationSeconds" => json!(30),
                 "baseRef.kind" | "baselineRef.kind" => json!("FineTune"),
                 "training.schedule" => json!("WSD"),
                 "training.precision" => json!("BF16"),
