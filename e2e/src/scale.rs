@@ -82,6 +82,8 @@ impl Operator {
                 "127.0.0.1:0",
             ])
             .env("KUBECONFIG", kubeconfig)
+            // As its image says.
+            .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::null());
         let child = command.spawn();
         child

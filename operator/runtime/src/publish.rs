@@ -144,7 +144,9 @@ pub async fn publish_unreadable<K: Kind>(
     now: Timestamp,
 ) -> Result<Published, Error> {
     let meta = &live.metadata;
-    let before = live.value()["status"].take();
+    let mut whole = live.value();
+    let before = whole.get_mut("status").map(Value::take);
+    let before = before.unwrap_or_default();
     let status = refused(
         &before,
         reason::INVALID_SPEC.word,
