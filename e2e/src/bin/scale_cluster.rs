@@ -103,7 +103,7 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     let forms = forms(client).await?;
 
     let operator = start()?;
-    let (idle, cpu) = settled(&operator, &health, limit).await?;
+    let (idle, before) = settled(&operator, &health, limit).await?;
     let began = Mutex::default();
     let served = served(client).await?;
     let start_of_all = Instant::now();
@@ -135,29 +135,28 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         part(99),
     );
     told(served, client, count).await?;
-    let print = |until: &str, asked: f64, used: Used| {
+    let print = |until: &str, asked: f64, used: &Used| {
         println!(
             "until {until}: {:.1} requests of the operator each, {:.1} s of its CPU, {used}",
             (asked - idle) / count,
-            used.cpu - cpu,
+            used.cpu - before.cpu,
         );
     };
-    print("then", requests(&health).await?, operator.used()?);
+    print("then", requests(&health).await?, &operator.used()?);
     let (asked, worked) = settled(&operator, &health, limit).await?;
-    print("nothing more is to do", asked, operator.used()?);
+    print("nothing more is to do", asked, &worked);
     tokio::time::sleep(Duration::from_secs(arguments.rest)).await;
     let (later, used) = (requests(&health).await?, operator.used()?);
     println!(
         "{} s at rest: {:.0} requests, {:.1} s of CPU, {used}",
         arguments.rest,
         later - asked,
-        used.cpu - worked,
+        used.cpu - worked.cpu,
     );
     drop(operator);
 
     let operator = start()?;
-    settled(&operator, &health, limit).await?;
-    let used = operator.used()?;
+    let (_, used) = settled(&operator, &health, limit).await?;
     println!("started again over them: {:.1} s of CPU, {used}", used.cpu);
     drop(operator);
 
@@ -547,8 +546,12 @@ async fn requests(health: &str) -> Result<f64, String> {
     Ok(counts.sum())
 }
 
-/// Waits until the operator has asked nothing for half a minute. Returns its requests and seconds of CPU so far.
-async fn settled(operator: &Operator, health: &str, limit: Duration) -> Result<(f64, f64), String> {
+/// Waits until the operator has asked nothing for half a minute. Returns its requests and what it has used so far.
+async fn settled(
+    operator: &Operator,
+    health: &str,
+    limit: Duration,
+) -> Result<(f64, Used), String> {
     let begin = Instant::now();
     let mut known = (0.0, begin);
     while begin.elapsed() < limit {
@@ -559,7 +562,7 @@ async fn settled(operator: &Operator, health: &str, limit: Duration) -> Result<(
             known = (now, Instant::now());
         }
         if known.1.elapsed() > Duration::from_secs(30) {
-            return Ok((now, operator.used()?.cpu));
+            return Ok((now, operator.used()?));
         }
     }
     Err(format!("the operator is still busy after {limit:?}"))

@@ -1,6 +1,7 @@
 //! Owns every write to the API server: each with a deadline, its precondition and the leader's permission, and each
 //! answer folded back into the caches. It must not decide what to write.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -345,19 +346,15 @@ impl Remote {
     pub async fn create(&self, object: &Value, owner: &str, manager: &str) -> Result<(), Error> {
         let target = Target::of(object)?;
         let api = self.api(&target)?;
-        let mut body = Raw::of(object);
-        if planted(Bug::DuplicateCreate) {
-            let mut object = object.clone();
-            if let Some(meta) = object
-                .pointer_mut("/metadata")
-                .and_then(Value::as_object_mut)
-            {
-                meta.remove("name");
-                meta.insert("generateName".into(), format!("{}-", target.name).into());
-            }
-            body = Raw::of(&object);
+        let mut object = Cow::Borrowed(object);
+        if planted(Bug::DuplicateCreate)
+            && let Some(meta) = object.to_mut().get_mut("metadata")
+            && let Some(meta) = meta.as_object_mut()
+        {
+            meta.remove("name");
+            meta.insert("generateName".into(), format!("{}-", target.name).into());
         }
-        let body = body.map_err(|e| Error::Malformed {
+        let body = Raw::of(&object).map_err(|e| Error::Malformed {
             what: e.to_string(),
         })?;
         let params = PostParams {
