@@ -238,14 +238,22 @@ fn private(path: &Path, text: &str) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, PoisonError};
+
     use super::*;
+
+    /// A child being started holds what this process has open, until it becomes its program: what another test just
+    /// let go of would still be held.
+    static STARTS: Mutex<()> = Mutex::new(());
 
     #[test]
     fn a_process_has_ended_once_only_its_reaping_is_left() {
+        let starts = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
         let mut child = std::process::Command::new("cat")
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
+        drop(starts);
         let pid = Pid::from_raw(child.id().try_into().unwrap()).unwrap();
         assert!(!has_ended(pid));
         drop(child.stdin.take());
@@ -262,6 +270,7 @@ mod tests {
 
     #[test]
     fn a_directory_has_one_holder_and_its_ports_and_keys_stay() {
+        let _none_starts = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::tempdir().unwrap();
         let place = Place::new(Some(directory.path().into())).unwrap();
         assert!(!place.is_running());
