@@ -40,7 +40,7 @@ pub enum ClusterError {
 /// A running control plane; dropping it ends it and removes its directory.
 pub struct Cluster {
     client: kube::Client,
-    children: Vec<Child>,
+    children: Vec<(String, Child)>,
     /// Its own; none where the cluster is another's.
     directory: Option<PathBuf>,
 }
@@ -48,7 +48,7 @@ pub struct Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         // The last started goes first, so that nobody misses its server.
-        for child in self.children.iter_mut().rev() {
+        for (_, child) in self.children.iter_mut().rev() {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -269,8 +269,14 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .map_err(|e| failed(program, e))?;
-        self.children.push(child);
+        self.children.push((program.to_owned(), child));
         Ok(())
+    }
+
+    /// The programs that run here and their processes.
+    pub fn processes(&self) -> impl Iterator<Item = (&str, u32)> {
+        let children = self.children.iter();
+        children.map(|(program, child)| (program.as_str(), child.id()))
     }
 
     async fn ready(&self) -> Result<(), ClusterError> {

@@ -82,8 +82,6 @@ impl Operator {
                 "127.0.0.1:0",
             ])
             .env("KUBECONFIG", kubeconfig)
-            // As its image says.
-            .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::null());
         let child = command.spawn();
         child
@@ -106,22 +104,26 @@ impl Operator {
             let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
             number.unwrap_or(0.0) / 1024.0
         };
-        let stat = read("stat")?;
-        let ticks: f64 = stat
-            .rsplit(')')
-            .next()
-            .map(|rest| rest.split_whitespace().skip(11).take(2))
-            .into_iter()
-            .flatten()
-            .filter_map(|word| word.parse::<f64>().ok())
-            .sum();
         Ok(Used {
-            cpu: ticks / 100.0,
+            cpu: cpu(self.0.id())?,
             peak: mebibytes("VmHWM:"),
             now: mebibytes("VmRSS:"),
             pages: mebibytes("RssFile:"),
         })
     }
+}
+
+/// Seconds of CPU that a process has used so far.
+///
+/// # Errors
+/// When it does not run.
+pub fn cpu(process: u32) -> Result<f64, String> {
+    let path = format!("/proc/{process}/stat");
+    let stat = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    let words = stat.rsplit(')').next().into_iter();
+    let words = words.flat_map(|rest| rest.split_whitespace().skip(11).take(2));
+    let ticks: f64 = words.filter_map(|word| word.parse::<f64>().ok()).sum();
+    Ok(ticks / 100.0)
 }
 
 /// What the operator has used; shown is its memory in MiB.

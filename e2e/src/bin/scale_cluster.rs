@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bessemer_api::Kind;
 use bessemer_e2e::cluster::{self, Cluster};
-use bessemer_e2e::scale::{Operator, Used, corpus, mixed, model, object_store, pairs};
+use bessemer_e2e::scale::{Operator, Used, corpus, cpu, mixed, model, object_store, pairs};
 use bessemer_e2e::simulation::actor::commit;
 use bessemer_e2e::simulation::object::NAMESPACE;
 use bessemer_e2e::simulation::server::{ours, text, whole};
@@ -105,7 +105,7 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     let operator = start()?;
     let (idle, before) = settled(&operator, &health, limit).await?;
     let began = Mutex::default();
-    let served = served(client).await?;
+    let idled = Spent::now(&cluster, Some(&operator)).await?;
     let start_of_all = Instant::now();
     apply(client, "x", arguments.objects, &names, &began).await?;
     let applied = start_of_all.elapsed();
@@ -134,7 +134,8 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         part(50),
         part(99),
     );
-    told(served, client, count).await?;
+    let worked = Spent::now(&cluster, Some(&operator)).await?;
+    worked.print_since(&idled, count);
     let print = |until: &str, asked: f64, used: &Used| {
         println!(
             "until {until}: {:.1} requests of the operator each, {:.1} s of its CPU, {used}",
@@ -142,11 +143,15 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
             used.cpu - before.cpu,
         );
     };
-    print("then", requests(&health).await?, &operator.used()?);
+    print(
+        "then",
+        requests(&counted(&health).await?),
+        &operator.used()?,
+    );
     let (asked, worked) = settled(&operator, &health, limit).await?;
     print("nothing more is to do", asked, &worked);
     tokio::time::sleep(Duration::from_secs(arguments.rest)).await;
-    let (later, used) = (requests(&health).await?, operator.used()?);
+    let (later, used) = (requests(&counted(&health).await?), operator.used()?);
     println!(
         "{} s at rest: {:.0} requests, {:.1} s of CPU, {used}",
         arguments.rest,
@@ -165,7 +170,15 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     apply(client, "y", found, &names, &Mutex::default()).await?;
     let operator = start()?;
     let begin = Instant::now();
+    let known = seen.lock().len();
+    let begun = within(limit, || async {
+        (seen.lock().len() > known).then_some(())
+    })
+    .await;
+    begun.ok_or_else(|| format!("no children after {limit:?}"))?;
+    let idled = Spent::now(&cluster, Some(&operator)).await?;
     let children = all_have_children(client, "y", found, &seen, limit).await?;
+    let worked = Spent::now(&cluster, Some(&operator)).await?;
     let first = children.values().min().copied().unwrap_or(begin);
     let last = children.values().max().copied().unwrap_or(begin);
     let backlog = float(found) / last.duration_since(first).as_secs_f64();
@@ -173,11 +186,14 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         "{found} objects found at the start: {:.1} s to the first children, then {backlog:.0}/s",
         first.duration_since(begin).as_secs_f64(),
     );
+    worked.print_since(&idled, float(found));
     settled(&operator, &health, limit).await?;
     drop(operator);
 
     // After, not before: the pods of these Jobs would still be made while the operator is measured.
+    let idled = Spent::now(&cluster, None).await?;
     let ceiling = ceiling(client, found, &forms).await?;
+    let worked = Spent::now(&cluster, None).await?;
     let share = |rate: f64| 100.0 * rate / ceiling;
     println!(
         "the same children without the operator, and nothing else: {ceiling:.0}/s; with it {:.0} % of that while objects are \
@@ -185,7 +201,70 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         share(count / seconds),
         share(backlog),
     );
+    worked.print_since(&idled, float(found));
     Ok(())
+}
+
+/// What everybody who has part in it has used so far.
+struct Spent {
+    /// Requests that the API server has answered, but watches, by verb and resource.
+    requests: BTreeMap<String, f64>,
+    /// Milliseconds of CPU by program.
+    cpu: BTreeMap<String, f64>,
+}
+
+impl Spent {
+    async fn now(cluster: &Cluster, operator: Option<&Operator>) -> Result<Self, String> {
+        let mut spent = BTreeMap::new();
+        for (program, process) in cluster.processes() {
+            spent.insert(program.to_owned(), 1000.0 * cpu(process)?);
+        }
+        spent.insert("this client".to_owned(), 1000.0 * cpu(std::process::id())?);
+        if let Some(operator) = operator {
+            spent.insert("the operator".to_owned(), 1000.0 * operator.used()?.cpu);
+        }
+        Ok(Self {
+            requests: served(cluster.client()).await?,
+            cpu: spent,
+        })
+    }
+
+    /// Prints what was used since `before` for each of `count` objects.
+    fn print_since(&self, before: &Self, count: f64) {
+        let (all, each) = grown(&before.requests, &self.requests, count);
+        println!("  answered by the API server for each: {all:.1}, of them {each}");
+        let (all, each) = grown(&before.cpu, &self.cpu, count);
+        println!("  ms of CPU for each: {all:.1}, of them {each}");
+    }
+}
+
+/// By how much all of it grew for each of `count`, and what grew most.
+fn grown(
+    before: &BTreeMap<String, f64>,
+    after: &BTreeMap<String, f64>,
+    count: f64,
+) -> (f64, String) {
+    let since = after.iter().map(|(name, total)| {
+        let grown = (total - before.get(name).unwrap_or(&0.0)) / count;
+        (grown, name)
+    });
+    let mut since: Vec<_> = since.filter(|(grown, _)| *grown > 0.0).collect();
+    since.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let most = since.iter().take(16);
+    let most: Vec<String> = most
+        .map(|(grown, name)| format!("{name} {grown:.2}"))
+        .collect();
+    let all = since.iter().map(|(grown, _)| grown).sum();
+    (all, most.join(", "))
+}
+
+/// The series of an exposition of Prometheus and their values.
+fn counters(text: &str) -> impl Iterator<Item = (&str, f64)> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        Some((series, value.parse().ok()?))
+    })
 }
 
 /// Requests that the API server has answered so far, but watches, by verb and resource.
@@ -196,11 +275,8 @@ async fn served(client: &Client) -> Result<BTreeMap<String, f64>, String> {
         .await;
     let text = text.map_err(|e| format!("GET /metrics: {e}"))?;
     let mut served = BTreeMap::new();
-    for line in text.lines() {
-        let Some((labels, count)) = line
-            .strip_prefix("apiserver_request_total{")
-            .and_then(|rest| rest.rsplit_once("} "))
-        else {
+    for (series, count) in counters(&text) {
+        let Some(labels) = series.strip_prefix("apiserver_request_total{") else {
             continue;
         };
         let label = |name: &str| {
@@ -215,32 +291,10 @@ async fn served(client: &Client) -> Result<BTreeMap<String, f64>, String> {
             part("subresource")
         );
         if part("verb") != "WATCH" {
-            *served.entry(request.trim_end().to_owned()).or_default() +=
-                count.parse().unwrap_or(0.0);
+            *served.entry(request.trim_end().to_owned()).or_default() += count;
         }
     }
     Ok(served)
-}
-
-/// Prints what the API server has answered since `before`, of anybody's, for each of `count` objects.
-async fn told(before: BTreeMap<String, f64>, client: &Client, count: f64) -> Result<(), String> {
-    let mut since: Vec<(f64, String)> = served(client)
-        .await?
-        .into_iter()
-        .map(|(request, total)| (total - before.get(&request).unwrap_or(&0.0), request))
-        .collect();
-    since.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let most = since.iter().take(12);
-    let most: Vec<String> = most
-        .map(|(total, request)| format!("{request} {:.2}", total / count))
-        .collect();
-    let all: f64 = since.iter().map(|(total, _)| total).sum();
-    println!(
-        "answered by the API server for each until then: {:.1}, of them {}",
-        all / count,
-        most.join(", ")
-    );
-    Ok(())
 }
 
 fn float(number: usize) -> f64 {
@@ -533,17 +587,23 @@ async fn ceiling(
     Ok(float(count) / start.elapsed().as_secs_f64())
 }
 
-/// Requests of the operator so far, but those that only begin or renew a watch.
-async fn requests(health: &str) -> Result<f64, String> {
+/// What the operator has counted so far.
+async fn counted(health: &str) -> Result<BTreeMap<String, f64>, String> {
     let client = reqwest::Client::new();
     let answer = client.get(format!("http://{health}/metrics")).send().await;
     let text = answer.map_err(|e| e.to_string())?.text().await;
     let text = text.map_err(|e| e.to_string())?;
-    let counts = text.lines().filter_map(|line| {
-        line.strip_prefix("rest_client_requests_total")?;
-        line.rsplit(' ').next()?.parse::<f64>().ok()
-    });
-    Ok(counts.sum())
+    Ok(counters(&text)
+        .map(|(series, value)| (series.to_owned(), value))
+        .collect())
+}
+
+/// Requests of the operator so far, but those that only begin or renew a watch.
+fn requests(counted: &BTreeMap<String, f64>) -> f64 {
+    let requests = counted
+        .iter()
+        .filter(|(series, _)| series.starts_with("rest_client_requests_total"));
+    requests.map(|(_, total)| total).sum()
 }
 
 /// Waits until the operator has asked nothing for half a minute. Returns its requests and what it has used so far.
@@ -553,17 +613,22 @@ async fn settled(
     limit: Duration,
 ) -> Result<(f64, Used), String> {
     let begin = Instant::now();
-    let mut known = (0.0, begin);
+    let mut known = (BTreeMap::new(), begin);
+    let mut busy = String::new();
     while begin.elapsed() < limit {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let now = requests(health).await.unwrap_or_default();
+        let now = counted(health).await.unwrap_or_default();
+        let asked = requests(&now);
         // Ten watches are renewed every 200 s.
-        if now > known.0 + 10.0 || now == 0.0 {
+        if asked > requests(&known.0) + 10.0 || asked == 0.0 {
+            let (_, counters) = grown(&known.0, &now, 1.0);
+            busy = format!("within {:.0?} {counters}", known.1.elapsed());
             known = (now, Instant::now());
-        }
-        if known.1.elapsed() > Duration::from_secs(30) {
-            return Ok((now, operator.used()?));
+        } else if known.1.elapsed() > Duration::from_secs(30) {
+            return Ok((asked, operator.used()?));
         }
     }
-    Err(format!("the operator is still busy after {limit:?}"))
+    Err(format!(
+        "the operator is still busy after {limit:?}: {busy}"
+    ))
 }
