@@ -134,8 +134,7 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         part(50),
         part(99),
     );
-    let worked = Spent::now(&cluster, Some(&operator)).await?;
-    worked.print_since(&idled, count);
+    idled.print(&cluster, Some(&operator), count).await?;
     let print = |until: &str, asked: f64, used: &Used| {
         println!(
             "until {until}: {:.1} requests of the operator each, {:.1} s of its CPU, {used}",
@@ -143,11 +142,8 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
             used.cpu - before.cpu,
         );
     };
-    print(
-        "then",
-        requests(&counted(&health).await?),
-        &operator.used()?,
-    );
+    let asked = requests(&counted(&health).await?);
+    print("then", asked, &operator.used()?);
     let (asked, worked) = settled(&operator, &health, limit).await?;
     print("nothing more is to do", asked, &worked);
     tokio::time::sleep(Duration::from_secs(arguments.rest)).await;
@@ -178,7 +174,6 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     begun.ok_or_else(|| format!("no children after {limit:?}"))?;
     let idled = Spent::now(&cluster, Some(&operator)).await?;
     let children = all_have_children(client, "y", found, &seen, limit).await?;
-    let worked = Spent::now(&cluster, Some(&operator)).await?;
     let first = children.values().min().copied().unwrap_or(begin);
     let last = children.values().max().copied().unwrap_or(begin);
     let backlog = float(found) / last.duration_since(first).as_secs_f64();
@@ -186,14 +181,13 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         "{found} objects found at the start: {:.1} s to the first children, then {backlog:.0}/s",
         first.duration_since(begin).as_secs_f64(),
     );
-    worked.print_since(&idled, float(found));
+    idled.print(&cluster, Some(&operator), float(found)).await?;
     settled(&operator, &health, limit).await?;
     drop(operator);
 
     // After, not before: the pods of these Jobs would still be made while the operator is measured.
     let idled = Spent::now(&cluster, None).await?;
     let most = ceiling(client, found, &forms).await?;
-    let worked = Spent::now(&cluster, None).await?;
     let share = |rate: f64| 100.0 * rate / most;
     println!(
         "the same children without the operator, and nothing else: {most:.0}/s; with it {:.0} % of that while objects are \
@@ -201,12 +195,12 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         share(count / seconds),
         share(backlog),
     );
-    worked.print_since(&idled, float(found));
+    idled.print(&cluster, None, float(found)).await?;
 
     // All that anybody could do while objects are applied: nobody looks at these.
     let forms = again(forms);
-    let start = Instant::now();
     let idled = Spent::now(&cluster, None).await?;
+    let start = Instant::now();
     let none = Mutex::default();
     tokio::try_join!(
         apply(client, "z", found, &names, &none),
@@ -217,9 +211,7 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         "objects and children at once, without the operator: {both:.0}/s; with it {:.0} % of that",
         100.0 * count / seconds / both
     );
-    let worked = Spent::now(&cluster, None).await?;
-    worked.print_since(&idled, float(found));
-    Ok(())
+    idled.print(&cluster, None, float(found)).await
 }
 
 /// What everybody who has part in it has used so far.
@@ -246,12 +238,19 @@ impl Spent {
         })
     }
 
-    /// Prints what was used since `before` for each of `count` objects.
-    fn print_since(&self, before: &Self, count: f64) {
-        let (all, each) = grown(&before.requests, &self.requests, count);
+    /// Prints what was used since then for each of `count` objects.
+    async fn print(
+        &self,
+        cluster: &Cluster,
+        operator: Option<&Operator>,
+        count: f64,
+    ) -> Result<(), String> {
+        let now = Self::now(cluster, operator).await?;
+        let (all, each) = grown(&self.requests, &now.requests, count);
         println!("  answered by the API server for each: {all:.1}, of them {each}");
-        let (all, each) = grown(&before.cpu, &self.cpu, count);
+        let (all, each) = grown(&self.cpu, &now.cpu, count);
         println!("  ms of CPU for each: {all:.1}, of them {each}");
+        Ok(())
     }
 }
 
@@ -624,8 +623,9 @@ async fn counted(health: &str) -> Result<BTreeMap<String, f64>, String> {
     let answer = client.get(format!("http://{health}/metrics")).send().await;
     let text = answer.map_err(|e| e.to_string())?.text().await;
     let text = text.map_err(|e| e.to_string())?;
-    Ok(counters(&text)
-        .map(|(series, value)| (series.to_owned(), value))
+    let totals = counters(&text).filter(|(series, _)| series.contains("_total"));
+    Ok(totals
+        .map(|(series, total)| (series.to_owned(), total))
         .collect())
 }
 

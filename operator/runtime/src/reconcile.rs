@@ -220,6 +220,7 @@ impl Reconciler {
     fn may_tell_later(&self, plan: &Plan) -> bool {
         let creates = |action: &Action| match action {
             Action::Create { .. } => true,
+            // One that exists is named by its UID.
             Action::Apply { object, .. } => object.pointer("/metadata/uid").is_none(),
             _ => false,
         };
