@@ -1,4 +1,4 @@
-//! Owns what may differ between two servers and how it is made equal: uids, versions, times, tokens, addresses. Must not drop anything else.
+//! Owns what may differ between two servers and how it is made equal: uids, versions, times, ages, tokens, addresses. Must not drop anything else.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ impl Normaliser {
     }
 
     fn version(&mut self, text: &str) -> String {
-        if text.is_empty() || text == "0" {
+        if text.is_empty() || text == "0" || text == HIDDEN {
             return text.to_owned();
         }
         let next = format!("<version-{}>", self.versions.len() + 1);
@@ -35,16 +35,22 @@ impl Normaliser {
             Value::Object(map) if map.get("type").is_some_and(|kind| kind == "BOOKMARK") => {
                 // How far the watch is: on a server with other users that is later than any object seen here.
                 let mut bookmark = value.clone();
-                if let Some(version) = bookmark.pointer_mut("/object/metadata/resourceVersion") {
-                    *version = "<version>".into();
+                if let Some(metadata) = bookmark.pointer_mut("/object/metadata") {
+                    hide_version(metadata);
                 }
                 bookmark
             }
             Value::Object(map) => {
                 // metadata first: its uid and version get their names before messages mention them.
                 let mut done: BTreeMap<&String, Value> = BTreeMap::new();
-                if let Some(metadata) = map.get_key_value("metadata") {
-                    done.insert(metadata.0, self.walk("metadata", metadata.1));
+                if let Some((name, metadata)) = map.get_key_value("metadata") {
+                    let mut metadata = metadata.clone();
+                    // A list's version is that of the whole server, as a bookmark's is.
+                    let kind = map.get("kind").and_then(Value::as_str).unwrap_or_default();
+                    if kind == "Table" || (kind.ends_with("List") && map.contains_key("items")) {
+                        hide_version(&mut metadata);
+                    }
+                    done.insert(name, self.walk("metadata", &metadata));
                 }
                 for (name, item) in map {
                     if !done.contains_key(name) {
@@ -67,6 +73,7 @@ impl Normaliser {
                 "uid" => self.uid(text).into(),
                 "resourceVersion" => self.version(text).into(),
                 "continue" if !text.is_empty() => "<continue>".into(),
+                "cells" if is_age(text) => "<age>".into(),
                 "clusterIP" | "clusterIPs" if text != "None" => "<address>".into(),
                 _ if is_time(text) => "<time>".into(),
                 _ => self.text(text).into(),
@@ -104,8 +111,7 @@ impl Normaliser {
                 result.push_str(&name);
             } else if about_versions && word.len() < 12 && word.chars().all(|c| c.is_ascii_digit())
             {
-                let known = "<version>";
-                result.push_str(known);
+                result.push_str(HIDDEN);
             } else {
                 result.push_str(word);
             }
@@ -146,6 +152,25 @@ pub fn comparable(value: &Value) -> Value {
         Value::Array(list) => list.iter().map(comparable).collect(),
         other => other.clone(),
     }
+}
+
+/// Name of a version that depends on what others write to the same server.
+const HIDDEN: &str = "<version>";
+
+fn hide_version(metadata: &mut Value) {
+    if let Some(version) = metadata.get_mut("resourceVersion")
+        && version
+            .as_str()
+            .is_some_and(|text| !text.is_empty() && text != "0")
+    {
+        *version = HIDDEN.into();
+    }
+}
+
+/// Whether a cell of a table is the age of something a few seconds old.
+fn is_age(text: &str) -> bool {
+    let seconds = text.strip_suffix('s').unwrap_or_default();
+    !seconds.is_empty() && seconds.chars().all(|c| c.is_ascii_digit())
 }
 
 fn is_uid(text: &str) -> bool {
@@ -191,6 +216,15 @@ mod tests {
                 {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "<version>"}}},
                 {"metadata": {"resourceVersion": "<version-3>"}}
             ])
+        );
+        let table = json!({"kind": "Table", "metadata": {"resourceVersion": "19"}, "rows": [
+            {"cells": ["s", 1, "12s"], "object": {"metadata": {"resourceVersion": "15"}}}
+        ]});
+        assert_eq!(
+            normaliser.apply(&table),
+            json!({"kind": "Table", "metadata": {"resourceVersion": "<version>"}, "rows": [
+                {"cells": ["s", 1, "<age>"], "object": {"metadata": {"resourceVersion": "<version-3>"}}}
+            ]})
         );
     }
 }
