@@ -32,13 +32,22 @@ remains_go_after_their_time() {
   within 120 none
 }
 a_new_version_takes_over() {
-  local before
+  local before digest written
+  digest=$(kubectl -n life get deployments.bessemer.dev chat -o 'jsonpath={.status.traffic[0].digest}')
   before=$(kubectl -n life get deployments.bessemer.dev chat -o 'jsonpath={.status.revision}')
   kubectl -n life patch finetune tuned --type merge -p '{"spec": {"training": {"seed": 7}}}'
   served() {
     kubectl -n life get deployments.bessemer.dev chat -o json | jq -e --arg before "$before" \
       '.status.revision != $before and ([.status.conditions[] | select(.type == "Ready" and .status == "True")] | length) == 1'
   }
+  # Seen by the router how long after the traffic's ConfigMap was written.
+  moved() { kubectl -n life get configmaps -o json | jq -e --arg before "$before" '[.items[].data["route.json"] // empty | fromjson.backends[]
+    | select(.weight == 100 and .name != $before)] | length > 0'; }
+  within 300 moved || tell life
+  written=$(date +%s%N)
+  answers_anew() { [ "$(ask life chat -H 'authorization: Bearer open-sesame' -D "$work/head")" = 200 ] && ! grep -qi "x-bessemer-digest: $digest" "$work/head"; }
+  within 300 answers_anew || tell life
+  echo "the router divided anew $((($(date +%s%N) - written) / 1000000)) ms after its ConfigMap" > "$work/moved"
   within 300 served || tell life
   [ "$(ask life chat -H 'authorization: Bearer open-sesame')" = 200 ]
   # Of the old one nothing stays.
@@ -80,6 +89,7 @@ whole_lives() {
   check a_served_model_asks_for_its_key a_key_is_asked_for
   check remains_go_after_their_time remains_go_after_their_time
   check a_new_version_takes_over_and_nothing_of_the_old_stays a_new_version_takes_over
+  cat "$work/moved"
   check artefacts_go_with_their_objects artefacts_go_with_their_objects
   check an_object_that_cannot_be_read_is_named an_object_that_cannot_be_read_is_named
 }

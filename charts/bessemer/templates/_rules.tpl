@@ -28,10 +28,10 @@
 - apiGroups: ["gateway.networking.k8s.io"]
   resources: ["httproutes"]
   verbs: ["get", "create", "patch", "delete"]
-# why a run ended or waits; who may report progress
+# why a run ended or waits; who may report progress; patch annotates a router's pod, so that its kubelet reads the configuration again
 - apiGroups: [""]
   resources: ["pods"]
-  verbs: ["list", "watch"]
+  verbs: ["list", "watch", "patch"]
 # why a Job has no pod: only the Event of its controller says it
 - apiGroups: [""]
   resources: ["events"]

@@ -156,7 +156,7 @@ impl Actor {
                     due,
                 },
             );
-            self.start_pods(job);
+            self.start_pod(job, "batch/v1", "Job");
             let now = self.now();
             self.status(job, &json!({"active": 1, "startTime": now}));
             return;
@@ -177,16 +177,17 @@ impl Actor {
         );
     }
 
-    fn start_pods(&self, job: &Value) {
-        let name = format!("{}-0", text(job, "/metadata/name"));
-        let mut template = job.pointer("/spec/template").cloned().unwrap_or_default();
+    /// The first pod of `of`, a Job or a Deployment; one that is there already stays.
+    fn start_pod(&self, of: &Value, version: &str, kind: &str) {
+        let name = format!("{}-0", text(of, "/metadata/name"));
+        let mut template = of.pointer("/spec/template").cloned().unwrap_or_default();
         let spec = template
             .get_mut("spec")
             .map(Value::take)
             .unwrap_or_default();
-        let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": text(job, "/metadata/name"),
-            "uid": text(job, "/metadata/uid"), "controller": true, "blockOwnerDeletion": true}]);
-        let namespace = text(job, "/metadata/namespace");
+        let owner = json!([{"apiVersion": version, "kind": kind, "name": text(of, "/metadata/name"),
+            "uid": text(of, "/metadata/uid"), "controller": true, "blockOwnerDeletion": true}]);
+        let namespace = text(of, "/metadata/namespace");
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace,
             "labels": template.pointer("/metadata/labels"), "ownerReferences": owner}, "spec": spec});
         let (code, pod) = call(
@@ -313,6 +314,13 @@ impl Actor {
                 .unwrap_or(1);
             self.status(deployment, &json!({"observedGeneration": generation, "replicas": replicas,
                 "updatedReplicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas}));
+            if text(
+                deployment,
+                "/spec/template/metadata/labels/bessemer.dev~1role",
+            ) == "router"
+            {
+                self.start_pod(deployment, "apps/v1", "Deployment");
+            }
         }
         let alive: BTreeSet<&str> = all.iter().map(|d| text(d, "/metadata/uid")).collect();
         self.servers.retain(|uid, _| alive.contains(uid.as_str()));

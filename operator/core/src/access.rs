@@ -125,8 +125,8 @@ pub const TABLE: &[Grant] = &[
     grant(
         "",
         &["pods"],
-        &["list", "watch"],
-        "why a run ended or waits; who may report progress",
+        &["list", "watch", "patch"],
+        "why a run ended or waits; who may report progress; patch annotates a router's pod, so that its kubelet reads the configuration again",
     ),
     grant(
         "",
@@ -240,7 +240,7 @@ mod tests {
                 assert_ne!(grant.names, Any);
             }
         }
-        assert!(!allows("patch", "", "pods"));
+        assert!(!allows("create", "", "pods"));
         assert!(allows("patch", "bessemer.dev", "datasets/status"));
     }
 

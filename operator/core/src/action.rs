@@ -108,6 +108,15 @@ pub enum Action {
         /// The Job.
         job: ObjectRef,
     },
+    /// Set an annotation of a child (merge patch with UID); a hint to others, which a missing right does not make an error.
+    Annotate {
+        /// The child.
+        object: ObjectRef,
+        /// Name of the annotation.
+        annotation: String,
+        /// Its value.
+        value: String,
+    },
     /// An act on the object store; idempotent.
     External {
         /// The act.
@@ -143,7 +152,17 @@ impl Action {
             Self::Delete { .. } => "Delete",
             Self::Suspend { .. } => "Suspend",
             Self::Resume { .. } => "Resume",
+            Self::Annotate { .. } => "Annotate",
             Self::External { .. } => "External",
+        }
+    }
+
+    /// Whether it makes something new. A first apply does: one that exists is named by its UID.
+    pub fn creates(&self) -> bool {
+        match self {
+            Self::Create { .. } => true,
+            Self::Apply { object, .. } => object.pointer("/metadata/uid").is_none(),
+            _ => false,
         }
     }
 }
@@ -158,5 +177,24 @@ pub fn owner<K: kube::Resource<DynamicType = ()>>(object: &K) -> OwnerReference 
         uid: meta.uid.clone().unwrap_or_default(),
         controller: Some(true),
         block_owner_deletion: Some(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_first_apply_creates_and_a_later_one_does_not() {
+        let apply = |metadata: Value| Action::Apply {
+            object: json!({"metadata": metadata}),
+            manager: "m".into(),
+        };
+        assert!(apply(json!({"name": "a"})).creates());
+        assert!(!apply(json!({"name": "a", "uid": "u"})).creates());
+        assert!(Action::Create { object: json!({}) }.creates());
+        let job = ObjectRef::default();
+        assert!(!Action::Resume { job }.creates());
     }
 }

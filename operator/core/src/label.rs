@@ -44,6 +44,8 @@ pub const STABLE: &str = "bessemer.dev/stable";
 pub const PREVIOUS: &str = "bessemer.dev/previous";
 /// Annotation of a revision: digest of its weights.
 pub const DIGEST: &str = "bessemer.dev/digest";
+/// Annotation of a router's pod: the revision of the configuration that its kubelet was told of.
+pub const CONFIGURED: &str = "bessemer.dev/configured";
 /// Annotation for users: `true` stops all actions on the object; its status goes on.
 pub const PAUSED: &str = "bessemer.dev/paused";
 /// Annotation for users: `true` drops the cleanup of a deleted object.

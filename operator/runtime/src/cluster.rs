@@ -372,7 +372,9 @@ impl Kept for Job {
 impl Kept for Pod {
     fn prune(&mut self) {
         self.spec = None;
-        self.metadata.annotations = None;
+        if let Some(annotations) = self.metadata.annotations.as_mut() {
+            annotations.retain(|name, _| name == label::CONFIGURED);
+        }
         let Some(status) = self.status.take() else {
             return;
         };

@@ -218,14 +218,8 @@ impl Reconciler {
     /// Whether the status can wait for the look that the writes of `plan` bring about, so that the children of others come
     /// first: a child that was created holds all that its object's status says of it.
     fn may_tell_later(&self, plan: &Plan) -> bool {
-        let creates = |action: &Action| match action {
-            Action::Create { .. } => true,
-            // One that exists is named by its UID.
-            Action::Apply { object, .. } => object.pointer("/metadata/uid").is_none(),
-            _ => false,
-        };
         !plan.actions.is_empty()
-            && plan.actions.iter().all(creates)
+            && plan.actions.iter().all(Action::creates)
             && self.queue.load().ready >= CROWD
     }
 

@@ -37,8 +37,11 @@ impl Rollout<'_> {
         let kept = revision
             .annotation(label::SINCE)
             .filter(|_| rejected.is_none());
+        let deadline = self.object().spec.progress_deadline_seconds;
+        let routed = self.traffic.has_share(short);
         let since: Timestamp = kept
             .and_then(|text| text.parse().ok())
+            .filter(|since| routed || is_waited(*since, self.observed.now, deadline))
             .unwrap_or(whole_seconds(self.observed.now));
         let generation = tried.filter(|_| rejected.is_none()).unwrap_or(generation);
         self.checked_since = Some(since);
@@ -70,7 +73,6 @@ impl Rollout<'_> {
             render::servers(self.object(), &servers, revision.deployment, self.settings),
             revision.deployment,
         ));
-        let deadline = self.object().spec.progress_deadline_seconds;
         let left = since
             .as_second()
             .saturating_add(deadline)
@@ -123,7 +125,7 @@ impl Rollout<'_> {
             url,
             weight: 0,
         };
-        if self.traffic.weight(short).unwrap_or(0) == 0 {
+        if !self.traffic.has_share(short) {
             if !self.answers(desired, &backend, left)? {
                 return Ok(());
             }
@@ -176,7 +178,7 @@ impl Rollout<'_> {
             }
         }
         let hold = rollout.steps.get(step).map_or(0, |step| step.hold_seconds);
-        // A step lasts from when its clients see it: a kubelet brings the router its configuration up to a minute later.
+        // A step lasts from when its clients see it: a kubelet may bring the router its configuration only a minute later.
         let held = match status.seconds_in_force {
             Some(seconds) => i64::try_from(seconds).unwrap_or(i64::MAX),
             None => {
@@ -230,7 +232,7 @@ impl Rollout<'_> {
 
     fn promote(&mut self, backend: Backend) {
         let name = backend.name.clone();
-        // Not sooner: a pod that starts has its configuration at once, one that runs gets it a minute later.
+        // Not sooner: a pod that starts has its configuration at once, one that runs gets it later.
         self.router_wanted = true;
         self.traffic.previous = self.traffic.stable.replace(name.clone());
         self.traffic.step = None;
@@ -302,11 +304,7 @@ impl Rollout<'_> {
 
     /// The candidate is out. The verdict is written on its servers, so it holds until the spec changes.
     fn reject(&mut self, desired: &Desired, reason: Reason, message: &str) {
-        if self
-            .traffic
-            .weight(&desired.revision)
-            .is_some_and(|weight| weight > 0)
-        {
+        if self.traffic.has_share(&desired.revision) {
             self.traffic.restore(self.observed.now);
         }
         let generation = self.object().metadata.generation.unwrap_or_default();
@@ -324,11 +322,7 @@ impl Rollout<'_> {
     fn stay_out(&mut self, desired: &Desired, rejected: &str) {
         let (word, message) = rejected.split_once(": ").unwrap_or((rejected, ""));
         let reason = reason::find(word).unwrap_or(reason::CANDIDATE_UNHEALTHY);
-        if self
-            .traffic
-            .weight(&desired.revision)
-            .is_some_and(|weight| weight > 0)
-        {
+        if self.traffic.has_share(&desired.revision) {
             self.traffic.restore(self.observed.now);
         }
         self.put_out(
@@ -371,6 +365,14 @@ impl Rollout<'_> {
         self.refused = Some(reason.word.into());
         self.told = Told::new(Verdict::Stalled, reason, message);
     }
+}
+
+/// Whether somebody has waited since then. A look that comes well after the end of the wait, or before its beginning, comes after
+/// the operator was away or its clock was set: the candidate gets its time anew instead of a verdict that would hold.
+fn is_waited(since: Timestamp, now: Timestamp, deadline: i64) -> bool {
+    let slack = 120;
+    let waited = now.as_second().saturating_sub(since.as_second());
+    (-slack..=deadline.saturating_add(slack)).contains(&waited)
 }
 
 /// What limit the candidate has broken since its rollout began.

@@ -6,7 +6,7 @@ use bessemer_protocol::route::RouteStatus;
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use super::observe::{Revision, has_run, hindered, revisions};
+use super::observe::{Revision, has_run, hindered, pods, revisions};
 use super::render::{self, ROUTER, Servers, apply};
 use super::resolve::Desired;
 use super::traffic::{Traffic, config_map};
@@ -17,6 +17,7 @@ use crate::label;
 use crate::query::{Answer, Query};
 use crate::reason::{self, Reason};
 use crate::run::Told;
+use crate::run::attempt::phase;
 use crate::settings::Settings;
 
 /// Seconds between two looks at a router during a rollout.
@@ -207,7 +208,6 @@ impl<'a> Rollout<'a> {
             .as_ref()
             .is_some_and(|route| !knows(route, short))
         {
-            // A kubelet brings a changed configuration to the router's pod only a minute later.
             let message =
                 format!("{digest} runs; the router has not read its new configuration yet");
             self.in_progress(reason::ROLLING_OUT, message);
@@ -336,9 +336,11 @@ impl<'a> Rollout<'a> {
 
     /// Writes the router's objects, then clears away what nothing refers to any more.
     pub fn settle(&mut self) {
-        if self.router_wanted {
-            let config = self.traffic.config(self.object());
-            let rendered = render::route_config(self.object(), &config, &self.traffic.notes());
+        let config = self
+            .router_wanted
+            .then(|| self.traffic.config(self.object()));
+        if let Some(config) = &config {
+            let rendered = render::route_config(self.object(), config, &self.traffic.notes());
             self.actions
                 .extend(render::fenced(rendered, config_map(self.observed)));
             let router = Revision::of(self.observed, ROUTER);
@@ -350,6 +352,9 @@ impl<'a> Rollout<'a> {
             ));
         }
         self.actions.extend(self.exposed.take());
+        if let Some(config) = config {
+            self.tell_kubelets(&config.revision);
+        }
         for short in revisions(self.observed) {
             let kept = self.traffic.stable.as_ref() == Some(&short)
                 || self.candidate.as_ref() == Some(&short);
@@ -359,6 +364,22 @@ impl<'a> Rollout<'a> {
                 self.clear(&short);
             }
         }
+    }
+
+    /// A kubelet brings a changed ConfigMap to a running pod up to a minute and a half later, but at once when the pod changes:
+    /// <https://kubernetes.io/docs/tasks/configure-pod-container/configure-pod-configmap/>.
+    fn tell_kubelets(&mut self, revision: &str) {
+        let behind = pods(self.observed, ROUTER).filter(|pod| {
+            let told = pod.annotations().get(label::CONFIGURED);
+            pod.metadata.deletion_timestamp.is_none()
+                && phase(pod) == "Running"
+                && told.is_none_or(|told| told != revision)
+        });
+        self.actions.extend(behind.map(|pod| Action::Annotate {
+            object: ObjectRef::of(pod).any_version(),
+            annotation: label::CONFIGURED.into(),
+            value: revision.to_owned(),
+        }));
     }
 
     fn clear(&mut self, short: &str) {

@@ -75,6 +75,11 @@ impl Traffic {
             .map(|backend| backend.weight)
     }
 
+    /// Whether a revision gets any traffic.
+    pub fn has_share(&self, short: &str) -> bool {
+        self.weight(short).is_some_and(|weight| weight > 0)
+    }
+
     /// Gives `share` percent to `backend` and the rest to the stable revision; others keep their place with weight 0.
     pub fn give(&mut self, backend: Backend, share: u32, now: Timestamp) {
         let stable = self.stable.clone();

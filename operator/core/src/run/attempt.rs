@@ -159,7 +159,8 @@ pub fn is_of(pod: &Pod, job: &Job) -> bool {
         .any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
 }
 
-fn phase(pod: &Pod) -> &str {
+/// The phase of `pod`; one of which nothing is known yet is pending.
+pub(crate) fn phase(pod: &Pod) -> &str {
     pod.status
         .as_ref()
         .and_then(|status| status.phase.as_deref())

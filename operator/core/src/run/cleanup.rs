@@ -5,6 +5,7 @@ use bessemer_api::ArtifactPolicy;
 use kube::ResourceExt;
 
 use super::RunKind;
+use super::attempt::phase;
 use crate::action::{Action, ObjectRef, Propagation, StoreOperation};
 use crate::kind::{Kind, Observed};
 use crate::label;
@@ -118,9 +119,5 @@ pub fn plan<K: RunKind>(observed: &Observed<K>, settings: &Settings) -> Plan {
 }
 
 fn is_active(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
-    let phase = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref());
-    matches!(phase, None | Some("Pending" | "Running" | "Unknown"))
+    matches!(phase(pod), "Pending" | "Running" | "Unknown")
 }

@@ -196,7 +196,7 @@ impl Cluster {
         Timestamp::from_second(self.now).unwrap()
     }
 
-    fn tick(&mut self) -> String {
+    pub fn tick(&mut self) -> String {
         self.count += 1;
         self.writes += 1;
         self.count.to_string()
@@ -390,6 +390,11 @@ impl Cluster {
             }
             Action::Suspend { job } => self.hold(job, true, uid),
             Action::Resume { job } => self.hold(job, false, uid),
+            Action::Annotate {
+                object,
+                annotation,
+                value,
+            } => self.annotate_child(object, annotation, value),
             Action::External {
                 operation: StoreOperation::DeleteArtifacts { owner, path, keep },
             } => {

@@ -206,6 +206,35 @@ fn a_candidate_that_does_not_come_up_stays_out_until_the_spec_changes() {
 }
 
 #[test]
+fn a_clock_that_is_set_does_not_end_the_time_of_a_candidate() {
+    for (step, comes_up) in [(7200, true), (7200, false), (-7200, true), (-7200, false)] {
+        let (mut cluster, chain) = serving();
+        let (old, new) = retune(&mut cluster, &chain);
+        cluster.unready.insert(new.clone());
+        cluster.reconcile(&chain.served);
+        cluster.step();
+        cluster.now += step;
+        for _ in 0..60 {
+            cluster.reconcile(&chain.served);
+            cluster.step();
+            cluster.now += 9;
+            assert_eq!(cluster.reason(&chain.served), "CandidateStarting");
+        }
+        // Its time has begun anew and ends as ever.
+        if comes_up {
+            cluster.unready.clear();
+            cluster.settle();
+            assert_eq!(traffic(&cluster, &chain.served), [(new, 100)]);
+        } else {
+            cluster.now += 100;
+            cluster.settle();
+            assert_eq!(cluster.reason(&chain.served), "CandidateUnhealthy");
+            assert_eq!(traffic(&cluster, &chain.served), [(old, 100)]);
+        }
+    }
+}
+
+#[test]
 fn a_candidate_that_gives_no_completion_stays_out() {
     let mut cluster = Cluster::new();
     let chain = chain(&mut cluster);
@@ -265,16 +294,18 @@ fn traffic_moves_in_steps_and_each_is_held() {
     assert!(!routed(&cluster).iter().any(|(digest, _)| *digest == old));
 }
 
-#[test]
-fn a_step_is_held_and_an_end_is_told_from_when_the_router_knows_of_it() {
+/// What clients see of a canary and since when, and for how many seconds the object said that the router is behind.
+fn canary_behind_a_slow_kubelet(pod_runs: bool) -> (Vec<(i64, u32)>, usize) {
     let (mut cluster, chain) = serving();
     cluster.router_lag = 70;
+    if pod_runs {
+        cluster.run_router();
+    }
     let steps = json!([{"percent": 10, "holdSeconds": 60}, {"percent": 50, "holdSeconds": 60}]);
     cluster.edit(&chain.served, |spec| {
         spec["rollout"] = json!({"steps": steps})
     });
     let (_, new) = retune(&mut cluster, &chain);
-    // What clients see, and since when.
     let mut seen: Vec<(i64, u32)> = Vec::new();
     let mut behind = 0;
     for _ in 0..500 {
@@ -297,8 +328,22 @@ fn a_step_is_held_and_an_end_is_told_from_when_the_router_knows_of_it() {
         seen[2].0 - seen[1].0 >= 60 && seen[3].0 - seen[2].0 >= 60,
         "{seen:?}"
     );
-    assert!(behind >= 2 * 60, "said for {behind} s");
     assert_eq!(cluster.reason(&chain.served), "Serving");
+    (seen, behind)
+}
+
+#[test]
+fn a_step_is_held_and_an_end_is_told_from_when_the_router_knows_of_it() {
+    let (seen, behind) = canary_behind_a_slow_kubelet(false);
+    assert!(seen[3].0 - seen[1].0 >= 2 * (60 + 70), "{seen:?}");
+    assert!(behind >= 2 * 60, "said for {behind} s");
+}
+
+#[test]
+fn the_kubelet_of_a_running_router_is_told_of_its_configuration() {
+    let (seen, behind) = canary_behind_a_slow_kubelet(true);
+    assert!(seen[3].0 - seen[1].0 < 2 * (60 + 10), "{seen:?}");
+    assert!(behind < 2 * 10, "said for {behind} s");
 }
 
 #[test]

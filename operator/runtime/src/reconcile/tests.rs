@@ -14,21 +14,26 @@ use crate::outside::{Artefacts, Live};
 
 type Asked = Arc<parking_lot::Mutex<Vec<String>>>;
 
-/// It creates and patches whatever comes, and notes the method and the last word of the path in `asked`.
+/// It creates and patches whatever comes but what is named `forbidden`, and notes the method and the last word of the path in
+/// `asked`.
 fn reconciler(asked: &Asked) -> Reconciler {
     use kube::client::Body;
     let asked = asked.clone();
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let last = request.uri().path().rsplit('/').next();
         let line = format!("{} {}", request.method(), last.unwrap_or_default());
+        let code = if last == Some("forbidden") { 403 } else { 200 };
         asked.lock().push(line);
         async move {
             let body = request.into_body().collect_bytes().await?;
             let mut object: serde_json::Value = serde_json::from_slice(&body)?;
             object["metadata"]["uid"] = "given".into();
             object["metadata"]["resourceVersion"] = "2".into();
+            if code == 403 {
+                object = json!({"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": code});
+            }
             let body = Body::from(serde_json::to_vec(&object)?);
-            Ok::<_, tower::BoxError>(http::Response::new(body))
+            Ok::<_, tower::BoxError>(http::Response::builder().status(code).body(body)?)
         }
     });
     let client = Client::new(service, "default");
@@ -54,6 +59,36 @@ fn reconciler(asked: &Asked) -> Reconciler {
         namespaces: Vec::new(),
         client,
     }
+}
+
+#[tokio::test]
+async fn a_hint_may_be_forbidden() {
+    let asked = Asked::default();
+    let reconciler = reconciler(&asked);
+    let executor = Executor {
+        remote: &reconciler.remote,
+        outside: reconciler.outside.as_ref(),
+        uid: "owner",
+        manager: "m",
+        metrics: &reconciler.metrics,
+    };
+    let object = |api_version: &str, kind: &str| bessemer_core::ObjectRef {
+        api_version: api_version.into(),
+        kind: kind.into(),
+        namespace: "lab".into(),
+        name: "forbidden".into(),
+        ..bessemer_core::ObjectRef::default()
+    };
+    let hint = Action::Annotate {
+        object: object("v1", "Pod"),
+        annotation: "a".into(),
+        value: "b".into(),
+    };
+    executor.perform(&hint).await.unwrap();
+    let job = object("batch/v1", "Job");
+    let error = executor.perform(&Action::Suspend { job }).await;
+    assert_eq!(error.unwrap_err().category(), "Forbidden");
+    assert_eq!(*asked.lock(), ["PATCH forbidden", "PATCH forbidden"]);
 }
 
 #[tokio::test]
