@@ -36,6 +36,12 @@ struct Arguments {
     /// The operator's binary.
     #[arg(long)]
     operator: std::path::PathBuf,
+    /// Objects that it finds when it starts, in each round of those against the server alone.
+    #[arg(long, default_value_t = 300)]
+    found: usize,
+    /// Rounds of that.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
     /// Seconds to watch it at rest.
     #[arg(long, default_value_t = 600)]
     rest: u64,
@@ -100,7 +106,7 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     let seen = watch_children(client);
     all_have_children(client, "form", 10, &seen, limit).await?;
     drop(operator);
-    let forms = forms(client).await?;
+    let mut forms = forms(client).await?;
 
     let operator = start()?;
     let (idle, before) = settled(&operator, &health, limit).await?;
@@ -119,11 +125,6 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
             waits.push(at.saturating_duration_since(*from).as_secs_f64());
         }
     }
-    waits.sort_by(f64::total_cmp);
-    let part = |percent: usize| {
-        let index = (waits.len() * percent / 100).min(waits.len().saturating_sub(1));
-        waits.get(index).copied().unwrap_or_default()
-    };
     let count = float(arguments.objects);
     let seconds = last.duration_since(start_of_all).as_secs_f64();
     println!(
@@ -131,8 +132,8 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         arguments.objects,
         count / seconds,
         applied.as_secs_f64(),
-        part(50),
-        part(99),
+        percentile(&waits, 50),
+        percentile(&waits, 99),
     );
     idled.print(&cluster, Some(&operator), count).await?;
     let print = |until: &str, asked: f64, used: &Used| {
@@ -161,44 +162,51 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     println!("started again over them: {:.1} s of CPU, {used}", used.cpu);
     drop(operator);
 
-    // Found at the start: what the operator can do where nobody applies beside it.
-    let found = arguments.objects.min(1000);
-    apply(client, "y", found, &names, &Mutex::default()).await?;
-    let operator = start()?;
-    let begin = Instant::now();
-    let known = seen.lock().len();
-    let begun = within(limit, || async {
-        (seen.lock().len() > known).then_some(())
-    })
-    .await;
-    begun.ok_or_else(|| format!("no children after {limit:?}"))?;
-    let idled = Spent::now(&cluster, Some(&operator)).await?;
-    let children = all_have_children(client, "y", found, &seen, limit).await?;
-    let first = children.values().min().copied().unwrap_or(begin);
-    let last = children.values().max().copied().unwrap_or(begin);
-    let backlog = float(found) / last.duration_since(first).as_secs_f64();
-    println!(
-        "{found} objects found at the start: {:.1} s to the first children, then {backlog:.0}/s",
-        first.duration_since(begin).as_secs_f64(),
-    );
-    idled.print(&cluster, Some(&operator), float(found)).await?;
-    settled(&operator, &health, limit).await?;
-    drop(operator);
+    // In turn, because the speed of shared machines changes: what the operator makes of objects that it finds, where nobody
+    // applies beside it, and how fast the same children are made without it.
+    let found = arguments.objects.min(arguments.found);
+    let (mut shares, mut ceilings) = (Vec::new(), Vec::new());
+    for round in 0..arguments.rounds {
+        let prefix = format!("y{round}-");
+        apply(client, &prefix, found, &names, &Mutex::default()).await?;
+        let operator = start()?;
+        let begin = Instant::now();
+        let known = seen.lock().len();
+        let begun = within(limit, || async {
+            (seen.lock().len() > known).then_some(())
+        })
+        .await;
+        begun.ok_or_else(|| format!("no children after {limit:?}"))?;
+        let idled = Spent::now(&cluster, Some(&operator)).await?;
+        let children = all_have_children(client, &prefix, found, &seen, limit).await?;
+        let first = children.values().min().copied().unwrap_or(begin);
+        let last = children.values().max().copied().unwrap_or(begin);
+        let backlog = float(found) / last.duration_since(first).as_secs_f64();
+        println!(
+            "{found} objects found at the start: {:.1} s to the first children, then {backlog:.0}/s",
+            first.duration_since(begin).as_secs_f64(),
+        );
+        idled.print(&cluster, Some(&operator), float(found)).await?;
+        settled(&operator, &health, limit).await?;
+        drop(operator);
 
-    // After, not before: the pods of these Jobs would still be made while the operator is measured.
-    let idled = Spent::now(&cluster, None).await?;
-    let most = ceiling(client, found, &forms).await?;
-    let share = |rate: f64| 100.0 * rate / most;
+        // After, not before: the pods of these Jobs would still be made while the operator is measured.
+        let idled = Spent::now(&cluster, None).await?;
+        let most = ceiling(client, found, &forms).await?;
+        forms = again(forms);
+        println!("the same children without the operator, and nothing else: {most:.0}/s");
+        idled.print(&cluster, None, float(found)).await?;
+        shares.push(backlog / most);
+        ceilings.push(most);
+    }
     println!(
-        "the same children without the operator, and nothing else: {most:.0}/s; with it {:.0} % of that while objects are \
-         applied, {:.0} % of what it found",
-        share(count / seconds),
-        share(backlog),
+        "of what is made without it, median of {} rounds: {:.0} % while objects are applied, {:.0} % of what it found",
+        arguments.rounds,
+        100.0 * count / seconds / percentile(&ceilings, 50),
+        100.0 * percentile(&shares, 50),
     );
-    idled.print(&cluster, None, float(found)).await?;
 
     // All that anybody could do while objects are applied: nobody looks at these.
-    let forms = again(forms);
     let idled = Spent::now(&cluster, None).await?;
     let start = Instant::now();
     let none = Mutex::default();
@@ -212,6 +220,13 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         100.0 * count / seconds / both
     );
     idled.print(&cluster, None, float(found)).await
+}
+
+fn percentile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(index).copied().unwrap_or_default()
 }
 
 /// What everybody who has part in it has used so far.
@@ -585,7 +600,7 @@ fn again(
     mut forms: BTreeMap<usize, Vec<(String, Value)>>,
 ) -> BTreeMap<usize, Vec<(String, Value)>> {
     for (_, form) in forms.values_mut().flatten() {
-        let name = format!("{}-again", text(form, "/metadata/name"));
+        let name = format!("{}x", text(form, "/metadata/name"));
         if let Some(known) = form.pointer_mut("/metadata/name") {
             *known = name.into();
         }
