@@ -1,6 +1,8 @@
 //! Owns what benchmarks at scale share: an object store, the operator's process with what it used, a mixture of objects. It
 //! must not know where their API server runs.
 
+pub mod spent;
+
 use std::fmt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use bessemer_api::Kind;
 use bessemer_e2e::cluster::{self, Cluster};
-use bessemer_e2e::scale::{Operator, Used, corpus, cpu, mixed, model, object_store, pairs};
+use bessemer_e2e::scale::spent::{Spent, counters, grown};
+use bessemer_e2e::scale::{Operator, Used, corpus, mixed, model, object_store, pairs};
 use bessemer_e2e::simulation::actor::commit;
 use bessemer_e2e::simulation::object::NAMESPACE;
 use bessemer_e2e::simulation::server::{ours, text, whole};
@@ -56,6 +57,10 @@ const CONTROLLERS: [&str; 4] = [
     "replicaset-controller",
     "node-lifecycle-controller",
 ];
+/// Who makes pods.
+const POD_MAKERS: [&str; 3] = ["kube-controller-manager", "kube-scheduler", "kwok"];
+/// Before anything is timed: what was made or deleted before it is collected and compacted meanwhile.
+const PAUSE: Duration = Duration::from_secs(5);
 /// Requests at once of whoever applies.
 const APPLIERS: usize = 8;
 /// Of whoever makes children without the operator: as many as the operator has.
@@ -98,9 +103,10 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     install(client).await?;
     let health = format!("127.0.0.1:{}", cluster::port().map_err(|e| e.to_string())?);
     let kubeconfig = cluster.kubeconfig().unwrap_or_default();
-    let start = || Operator::start(&arguments.operator, None, &kubeconfig, &endpoint, &health);
+    let start_operator =
+        || Operator::start(&arguments.operator, None, &kubeconfig, &endpoint, &health);
 
-    let operator = start()?;
+    let operator = start_operator()?;
     let names = upstream(client, &store).await?;
     apply(client, "form", 10, &names, &Mutex::default()).await?;
     let seen = watch_children(client);
@@ -108,7 +114,7 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     drop(operator);
     let mut forms = forms(client).await?;
 
-    let operator = start()?;
+    let operator = start_operator()?;
     let (idle, before) = settled(&operator, &health, limit).await?;
     let began = Mutex::default();
     let idled = Spent::now(&cluster, Some(&operator)).await?;
@@ -157,56 +163,13 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     );
     drop(operator);
 
-    let operator = start()?;
+    let operator = start_operator()?;
     let (_, used) = settled(&operator, &health, limit).await?;
     println!("started again over them: {:.1} s of CPU, {used}", used.cpu);
     drop(operator);
 
-    // In turn, because the speed of shared machines changes: what the operator makes of objects that it finds, where nobody
-    // applies beside it, and how fast the same children are made without it.
-    let found = arguments.objects.min(arguments.found);
-    let (mut shares, mut ceilings) = (Vec::new(), Vec::new());
-    for round in 0..arguments.rounds {
-        let prefix = format!("y{round}-");
-        apply(client, &prefix, found, &names, &Mutex::default()).await?;
-        let operator = start()?;
-        let begin = Instant::now();
-        let known = seen.lock().len();
-        let begun = within(limit, || async {
-            (seen.lock().len() > known).then_some(())
-        })
-        .await;
-        begun.ok_or_else(|| format!("no children after {limit:?}"))?;
-        let idled = Spent::now(&cluster, Some(&operator)).await?;
-        let children = all_have_children(client, &prefix, found, &seen, limit).await?;
-        let first = children.values().min().copied().unwrap_or(begin);
-        let last = children.values().max().copied().unwrap_or(begin);
-        let backlog = float(found) / last.duration_since(first).as_secs_f64();
-        println!(
-            "{found} objects found at the start: {:.1} s to the first children, then {backlog:.0}/s",
-            first.duration_since(begin).as_secs_f64(),
-        );
-        idled.print(&cluster, Some(&operator), float(found)).await?;
-        settled(&operator, &health, limit).await?;
-        drop(operator);
-
-        // After, not before: the pods of these Jobs would still be made while the operator is measured.
-        let idled = Spent::now(&cluster, None).await?;
-        let most = ceiling(client, found, &forms).await?;
-        forms = again(forms);
-        println!("the same children without the operator, and nothing else: {most:.0}/s");
-        idled.print(&cluster, None, float(found)).await?;
-        shares.push(backlog / most);
-        ceilings.push(most);
-    }
-    println!(
-        "of what is made without it, median of {} rounds: {:.0} % while objects are applied, {:.0} % of what it found",
-        arguments.rounds,
-        100.0 * count / seconds / percentile(&ceilings, 50),
-        100.0 * percentile(&shares, 50),
-    );
-
     // All that anybody could do while objects are applied: nobody looks at these.
+    let found = arguments.objects.min(arguments.found);
     let idled = Spent::now(&cluster, None).await?;
     let start = Instant::now();
     let none = Mutex::default();
@@ -219,7 +182,74 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
         "objects and children at once, without the operator: {both:.0}/s; with it {:.0} % of that",
         100.0 * count / seconds / both
     );
-    idled.print(&cluster, None, float(found)).await
+    idled.print(&cluster, None, float(found)).await?;
+
+    // Pods apart: whoever would make them of the Jobs to come stands still, and no other object asks for a look.
+    halt(&cluster, &POD_MAKERS)?;
+    delete(client, &["x", "z"]).await?;
+    // In turn, first one then the other first, because the speed of shared machines changes.
+    let mut shares = Vec::new();
+    let mut rates = Vec::new();
+    for round in 0..arguments.rounds {
+        let (mut with, mut without) = (0.0, 0.0);
+        for turn in 0..2 {
+            if (round + turn) % 2 == 0 {
+                let prefix = format!("y{round}-");
+                apply(client, &prefix, found, &names, &Mutex::default()).await?;
+                tokio::time::sleep(PAUSE).await;
+                let operator = start_operator()?;
+                with = backlog(&cluster, &operator, &prefix, found, &seen, limit).await?;
+                drop(operator);
+                delete(client, &[&prefix]).await?;
+            } else {
+                forms = again(forms);
+                tokio::time::sleep(PAUSE).await;
+                let idled = Spent::now(&cluster, None).await?;
+                without = ceiling(client, found, &forms).await?;
+                println!("the same children without the operator: {without:.0}/s");
+                idled.print(&cluster, None, float(found)).await?;
+            }
+        }
+        rates.push(with);
+        shares.push(with / without);
+    }
+    println!(
+        "of what it found it made the children of {:.0}/s, {:.0} % of what is made without it: medians of {} rounds",
+        percentile(&rates, 50),
+        100.0 * percentile(&shares, 50),
+        arguments.rounds,
+    );
+    Ok(())
+}
+
+/// Objects per second whose children `operator`, which has just started, makes from the first child on: objects named
+/// `prefix` and a number.
+async fn backlog(
+    cluster: &Cluster,
+    operator: &Operator,
+    prefix: &str,
+    count: usize,
+    seen: &Seen,
+    limit: Duration,
+) -> Result<f64, String> {
+    let begin = Instant::now();
+    let known = seen.lock().len();
+    let begun = within(limit, || async {
+        (seen.lock().len() > known).then_some(())
+    });
+    let begun = begun.await;
+    begun.ok_or_else(|| format!("no children after {limit:?}"))?;
+    let idled = Spent::now(cluster, Some(operator)).await?;
+    let children = all_have_children(cluster.client(), prefix, count, seen, limit).await?;
+    let first = children.values().min().copied().unwrap_or(begin);
+    let last = children.values().max().copied().unwrap_or(begin);
+    let rate = float(count) / last.duration_since(first).as_secs_f64();
+    println!(
+        "{count} objects found at the start: {:.1} s to the first children, then {rate:.0}/s",
+        first.duration_since(begin).as_secs_f64(),
+    );
+    idled.print(cluster, Some(operator), float(count)).await?;
+    Ok(rate)
 }
 
 fn percentile(values: &[f64], percent: usize) -> f64 {
@@ -227,105 +257,6 @@ fn percentile(values: &[f64], percent: usize) -> f64 {
     sorted.sort_by(f64::total_cmp);
     let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(index).copied().unwrap_or_default()
-}
-
-/// What everybody who has part in it has used so far.
-struct Spent {
-    /// Requests that the API server has answered, but watches, by verb and resource.
-    requests: BTreeMap<String, f64>,
-    /// Milliseconds of CPU by program.
-    cpu: BTreeMap<String, f64>,
-}
-
-impl Spent {
-    async fn now(cluster: &Cluster, operator: Option<&Operator>) -> Result<Self, String> {
-        let mut spent = BTreeMap::new();
-        for (program, process) in cluster.processes() {
-            spent.insert(program.to_owned(), 1000.0 * cpu(process)?);
-        }
-        spent.insert("this client".to_owned(), 1000.0 * cpu(std::process::id())?);
-        if let Some(operator) = operator {
-            spent.insert("the operator".to_owned(), 1000.0 * operator.used()?.cpu);
-        }
-        Ok(Self {
-            requests: served(cluster.client()).await?,
-            cpu: spent,
-        })
-    }
-
-    /// Prints what was used since then for each of `count` objects.
-    async fn print(
-        &self,
-        cluster: &Cluster,
-        operator: Option<&Operator>,
-        count: f64,
-    ) -> Result<(), String> {
-        let now = Self::now(cluster, operator).await?;
-        let (all, each) = grown(&self.requests, &now.requests, count);
-        println!("  answered by the API server for each: {all:.1}, of them {each}");
-        let (all, each) = grown(&self.cpu, &now.cpu, count);
-        println!("  ms of CPU for each: {all:.1}, of them {each}");
-        Ok(())
-    }
-}
-
-/// By how much all of it grew for each of `count`, and what grew most.
-fn grown(
-    before: &BTreeMap<String, f64>,
-    after: &BTreeMap<String, f64>,
-    count: f64,
-) -> (f64, String) {
-    let since = after.iter().map(|(name, total)| {
-        let grown = (total - before.get(name).unwrap_or(&0.0)) / count;
-        (grown, name)
-    });
-    let mut since: Vec<_> = since.filter(|(grown, _)| *grown > 0.0).collect();
-    since.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let most = since.iter().take(16);
-    let most: Vec<String> = most
-        .map(|(grown, name)| format!("{name} {grown:.2}"))
-        .collect();
-    let all = since.iter().map(|(grown, _)| grown).sum();
-    (all, most.join(", "))
-}
-
-/// The series of an exposition of Prometheus and their values.
-fn counters(text: &str) -> impl Iterator<Item = (&str, f64)> {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    lines.filter_map(|line| {
-        let (series, value) = line.rsplit_once(' ')?;
-        Some((series, value.parse().ok()?))
-    })
-}
-
-/// Requests that the API server has answered so far, but watches, by verb and resource.
-async fn served(client: &Client) -> Result<BTreeMap<String, f64>, String> {
-    let request = Request::builder().uri("/metrics").body(Vec::new());
-    let text = client
-        .request_text(request.map_err(|e| e.to_string())?)
-        .await;
-    let text = text.map_err(|e| format!("GET /metrics: {e}"))?;
-    let mut served = BTreeMap::new();
-    for (series, count) in counters(&text) {
-        let Some(labels) = series.strip_prefix("apiserver_request_total{") else {
-            continue;
-        };
-        let label = |name: &str| {
-            let at = labels.find(&format!("{name}=\""))? + name.len() + 2;
-            labels.get(at..)?.split('"').next()
-        };
-        let part = |name: &str| label(name).unwrap_or_default();
-        let request = format!(
-            "{} {} {}",
-            part("verb"),
-            part("resource"),
-            part("subresource")
-        );
-        if part("verb") != "WATCH" {
-            *served.entry(request.trim_end().to_owned()).or_default() += count;
-        }
-    }
-    Ok(served)
 }
 
 fn float(number: usize) -> f64 {
@@ -487,6 +418,38 @@ async fn apply(
             Ok(())
         })
         .await
+}
+
+/// Stops those of `programs` where they are, for good.
+fn halt(cluster: &Cluster, programs: &[&str]) -> Result<(), String> {
+    for (program, process) in cluster.processes() {
+        if programs.contains(&program) {
+            let mut kill = std::process::Command::new("kill");
+            let done = kill.args(["-STOP", &process.to_string()]).status();
+            let done = done.map_err(|e| format!("kill: {e}"))?;
+            if !done.success() {
+                return Err(format!("{program} cannot be stopped"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the objects whose names begin with one of `prefixes`.
+async fn delete(client: &Client, prefixes: &[&str]) -> Result<(), String> {
+    for kind in Kind::ALL {
+        let list = get(client, &ours(kind, "")).await?;
+        let names = items(&list).map(|object| text(object, "/metadata/name"));
+        let chosen = names.filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+        stream::iter(chosen.map(Ok))
+            .try_for_each_concurrent(APPLIERS, |name| async move {
+                let none = Value::Null;
+                send(client, "DELETE", &ours(kind, name), &none).await?;
+                Ok::<_, String>(())
+            })
+            .await?;
+    }
+    Ok(())
 }
 
 /// When the first Job or Deployment, and the first ConfigMap, of each owner was seen.
