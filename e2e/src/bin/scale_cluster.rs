@@ -112,7 +112,7 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
     let seen = watch_children(client);
     all_have_children(client, "form", 10, &seen, limit).await?;
     drop(operator);
-    let mut forms = forms(client).await?;
+    let forms = forms(client).await?;
 
     let operator = start_operator()?;
     let (idle, before) = settled(&operator, &health, limit).await?;
@@ -186,10 +186,10 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
 
     // Pods apart: whoever would make them of the Jobs to come stands still, and no other object asks for a look.
     halt(&cluster, &POD_MAKERS)?;
-    delete(client, &["x", "z"]).await?;
+    delete(client, &["form", "x", "z"]).await?;
+    clear(client).await?;
     // In turn, first one then the other first, because the speed of shared machines changes.
-    let mut shares = Vec::new();
-    let mut rates = Vec::new();
+    let (mut rates, mut shares) = (Vec::new(), Vec::new());
     for round in 0..arguments.rounds {
         let (mut with, mut without) = (0.0, 0.0);
         for turn in 0..2 {
@@ -202,13 +202,13 @@ async fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<(
                 drop(operator);
                 delete(client, &[&prefix]).await?;
             } else {
-                forms = again(forms);
                 tokio::time::sleep(PAUSE).await;
                 let idled = Spent::now(&cluster, None).await?;
                 without = ceiling(client, found, &forms).await?;
                 println!("the same children without the operator: {without:.0}/s");
                 idled.print(&cluster, None, float(found)).await?;
             }
+            clear(client).await?;
         }
         rates.push(with);
         shares.push(with / without);
@@ -427,9 +427,8 @@ fn halt(cluster: &Cluster, programs: &[&str]) -> Result<(), String> {
             let mut kill = std::process::Command::new("kill");
             let done = kill.args(["-STOP", &process.to_string()]).status();
             let done = done.map_err(|e| format!("kill: {e}"))?;
-            if !done.success() {
-                return Err(format!("{program} cannot be stopped"));
-            }
+            let failed = || format!("{program} cannot be stopped");
+            done.success().then_some(()).ok_or_else(failed)?;
         }
     }
     Ok(())
@@ -448,6 +447,18 @@ async fn delete(client: &Client, prefixes: &[&str]) -> Result<(), String> {
                 Ok::<_, String>(())
             })
             .await?;
+    }
+    Ok(())
+}
+
+/// Deletes all children, whose owners are gone: the operator would list them at its next start.
+async fn clear(client: &Client) -> Result<(), String> {
+    for (prefix, plural, ..) in CHILDREN {
+        for namespace in [NAMESPACE, CEILING] {
+            let path =
+                format!("{prefix}/namespaces/{namespace}/{plural}?propagationPolicy=Background");
+            send(client, "DELETE", &path, &Value::Null).await?;
+        }
     }
     Ok(())
 }
@@ -556,19 +567,6 @@ async fn forms(client: &Client) -> Result<BTreeMap<usize, Vec<(String, Value)>>,
         }
     }
     Ok(forms)
-}
-
-/// The same children by other names.
-fn again(
-    mut forms: BTreeMap<usize, Vec<(String, Value)>>,
-) -> BTreeMap<usize, Vec<(String, Value)>> {
-    for (_, form) in forms.values_mut().flatten() {
-        let name = format!("{}x", text(form, "/metadata/name"));
-        if let Some(known) = form.pointer_mut("/metadata/name") {
-            *known = name.into();
-        }
-    }
-    forms
 }
 
 /// Objects per second whose children are made without the operator.
